@@ -1,0 +1,1 @@
+"""CNN-2: the class of every unit cell."""

@@ -1,0 +1,149 @@
+"""What CNN-2 sees of a cell: a wide window beside the image's own mean window, or its bond.
+
+The default input is a window of 3.2 a around the bond, in three channels: the window itself,
+what is left of it after the image's mean window is taken away, and that mean window. All three
+are measured in units of the image's own columns, so one network serves every material, probe
+and dose. The paper's inputs, the bond as one channel or as its X₂ and M halves in two
+(Fig. 3a), are here too.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from napari_point_defects.canonical import sample_windows
+from napari_point_defects.materials import CHALCOGEN_SITES, HEXAGON_SIZE, METAL_SITES
+from napari_point_defects.netcasting import ALPHA, BETA
+from napari_point_defects.records import Lattice, UnitCells
+
+WINDOW_A = 3.2
+WINDOW_PX = 48
+_LIMIT = 4.0  # in columns; bounds what dead pixels and cosmic rays can do
+_TRIM = 0.25  # share left out of the mean on either side: defects are a minority
+_BOND_SAMPLES = 64
+
+
+def window_inputs(data: np.ndarray, lattice: Lattice, cells: UnitCells) -> np.ndarray:
+    """Return the default input of every cell of one image.
+
+    Parameters
+    ----------
+    data : ndarray of shape (M, N)
+        The original image; NaN where nothing was recorded.
+    lattice : Lattice
+    cells : UnitCells
+        All cells of the image: their mean is the perfect lattice's estimate.
+
+    Returns
+    -------
+    ndarray of shape (K, 3, 48, 48), float32
+        Window, residual, mean window.
+    """
+    windows = sample_windows(
+        data, lattice, cells.centres_px, (WINDOW_A, WINDOW_A), (WINDOW_PX, WINDOW_PX)
+    )
+    return normalise_windows(windows)
+
+
+def normalise_windows(windows: np.ndarray) -> np.ndarray:
+    """Scale windows (K, 48, 48), NaN outside the image, to the network's three channels."""
+    if not len(windows):
+        return np.zeros((0, 3, WINDOW_PX, WINDOW_PX), np.float32)
+    levels = np.nanmedian(windows.reshape(len(windows), -1), axis=1)
+    typical = trimmed_mean(windows - levels[:, None, None])
+    # Contamination lifts whole windows: a window's level is where it agrees with the mean one.
+    offset = np.nanmedian((windows - typical).reshape(len(windows), -1), axis=1)
+    residual = windows - typical - offset[:, None, None]
+    x, m = _at(typical, CHALCOGEN_SITES[0]), _at(typical, METAL_SITES[0])
+    hollow = _at(typical, np.zeros(2))
+    contrast = max(x, m) - hollow
+    contrast = contrast if contrast > 0 else max(float(np.nanstd(typical)), 1e-12)
+    chalcogen = max(x - hollow, 0.1 * contrast)
+    mean = (typical - hollow) / contrast
+    channels = np.stack(
+        [
+            (residual + (typical - hollow)) / contrast,
+            residual / chalcogen,
+            np.broadcast_to(mean, windows.shape),
+        ],
+        axis=1,
+    )
+    return np.clip(np.nan_to_num(channels, nan=0.0), -_LIMIT, _LIMIT).astype(np.float32)
+
+
+def trimmed_mean(windows: np.ndarray, most: int = 2000) -> np.ndarray:
+    """Mean over cells, (K, h, w) to (h, w), without the lowest and highest quarter.
+
+    Parameters
+    ----------
+    windows : ndarray of shape (K, h, w)
+        NaN outside the image.
+    most : int
+        Of more cells an even selection is taken.
+
+    Returns
+    -------
+    ndarray of shape (h, w)
+    """
+    if len(windows) > most:
+        windows = windows[np.linspace(0, len(windows) - 1, most).astype(int)]
+    ranked = np.sort(windows, axis=0)  # NaN sorts last
+    count = np.isfinite(ranked).sum(axis=0)
+    low = np.floor(count * _TRIM).astype(int)
+    high = np.maximum(count - low, low + 1)
+    rank = np.arange(len(ranked))[:, None, None]
+    kept = (rank >= low) & (rank < high) & np.isfinite(ranked)
+    total = np.where(kept, ranked, 0).sum(axis=0, dtype=np.float64)
+    return (total / np.maximum(kept.sum(axis=0), 1)).astype(np.float32)
+
+
+def _at(window: np.ndarray, site: np.ndarray) -> float:
+    """Mean of 3 × 3 samples at a canonical site of the hexagon whose upper left bond is shown."""
+    bond = (CHALCOGEN_SITES[0] + METAL_SITES[0]) / 2
+    row, col = np.rint((site - bond) / WINDOW_A * WINDOW_PX + (WINDOW_PX - 1) / 2).astype(int)
+    return float(window[row - 1 : row + 2, col - 1 : col + 2].mean())
+
+
+def bond_inputs(
+    data: np.ndarray,
+    lattice: Lattice,
+    cells: UnitCells,
+    *,
+    channels: int,
+    upper: bool = True,
+    alpha: float = ALPHA,
+    beta: float = BETA,
+) -> np.ndarray:
+    """Return the paper's input: the unit cell, or its X₂ and M halves, each made square.
+
+    Each cell is scaled to 0–1 between its own extremes.
+
+    Parameters
+    ----------
+    data : ndarray of shape (M, N)
+    lattice : Lattice
+    cells : UnitCells
+    channels : {1, 2}
+    upper : bool
+        Cut as the upper left cell of its hexagon (A–B), or as the lower right one (C–D).
+    alpha, beta : float
+        Width and height of the cut over the hexagon's.
+
+    Returns
+    -------
+    ndarray of shape (K, channels, 64, 64), float32
+    """
+    size = np.array([beta, alpha]) * HEXAGON_SIZE
+    # From the bond's middle to the cut's: the cut starts in the hexagon's corner.
+    shift = (size - HEXAGON_SIZE) / 2 - (CHALCOGEN_SITES[0] + METAL_SITES[0]) / 2
+    centres = cells.centres_px + (shift if upper else -shift) @ lattice.matrix_px.T
+    side = _BOND_SAMPLES
+    windows = sample_windows(data, lattice, centres, tuple(size), (side, side))
+    flat = windows.reshape(len(windows), side * side)
+    low = np.nanmin(flat, axis=1)[:, None, None]
+    high = np.nanmax(flat, axis=1)[:, None, None]
+    windows = np.nan_to_num((windows - low) / np.maximum(high - low, 1e-12))
+    if channels == 1:
+        return windows[:, None].astype(np.float32)
+    halves = np.stack([windows[:, :, : side // 2], windows[:, :, side // 2 :]], axis=1)
+    return np.repeat(halves, 2, axis=3).astype(np.float32)

@@ -1,0 +1,116 @@
+"""Training data of CNN-2: the cells of labelled images, placed as imprecisely as CNN-1 does."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy.spatial import cKDTree
+from torch.utils.data import Dataset
+
+from napari_point_defects.classification.model import ClassifierSettings, cell_inputs
+from napari_point_defects.materials import CHALCOGEN_SITES, METAL_SITES, DefectClass
+from napari_point_defects.records import Lattice, UnitCells, cell_classes
+from napari_point_defects.training_set import LabelledImage, TrainingSet
+
+_COMMON_SHIFT = 0.02  # in a, standard deviation: the same for all cells of an image
+_CELL_SHIFT = 0.015  # in a, standard deviation
+_MATRIX_ERROR = 0.008
+
+
+class CellDataset(Dataset):
+    """Cells of one image per item: inputs (K, C, side, side), classes (K,), weights (K,).
+
+    Parameters
+    ----------
+    images : TrainingSet
+    settings : ClassifierSettings
+    augment : bool
+        Turn, mirror and misplace as in training, and thin out the perfect cells.
+    """
+
+    def __init__(self, images: TrainingSet, settings: ClassifierSettings, augment: bool) -> None:
+        self.images, self.settings, self.augment = images, settings, augment
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        item = self.images[index]
+        rng = np.random.default_rng(torch.randint(2**31, ()).item() if self.augment else index)
+        lattice, cells, classes = item.lattice, _cells(item), item.classes
+        if self.augment and len(classes) > 1:
+            lattice, cells, classes = turn(item, turns=rng.integers(3), mirror=rng.random() < 0.5)
+        lattice, cells = misplace(lattice, cells, rng)
+        inputs = cell_inputs(
+            item.pixels.astype(np.float32),
+            lattice,
+            cells,
+            self.settings,
+            upper=not self.augment or rng.random() < 0.5,
+        )
+        weights = np.ones(len(classes), np.float32)
+        kept = np.arange(len(classes))
+        perfect = np.flatnonzero(classes == DefectClass.PERFECT)
+        most = self.settings.perfect_cells
+        if self.augment and len(perfect) > most:
+            weights[perfect] = len(perfect) / most
+            drawn = rng.choice(perfect, most, replace=False)
+            kept = np.concatenate([np.flatnonzero(classes != DefectClass.PERFECT), drawn])
+        return inputs[kept], torch.as_tensor(classes[kept]).long(), torch.from_numpy(weights[kept])
+
+
+def _cells(item: LabelledImage) -> UnitCells:
+    votes = np.full(len(item.classes), 2)
+    return UnitCells.unclassified(item.chalcogen_px, item.metal_px, votes)
+
+
+def turn(item: LabelledImage, *, turns: int, mirror: bool) -> tuple[Lattice, UnitCells, np.ndarray]:
+    """See an image in another of its six equivalent canonical frames.
+
+    A turn by 120° or a mirror pairs every X column with another of its M columns, so the cells
+    and their classes are made anew from the columns.
+
+    Parameters
+    ----------
+    item : LabelledImage
+    turns : int
+        Turns by 120°.
+    mirror : bool
+        Exchange left and right of the canonical frame.
+
+    Returns
+    -------
+    lattice : Lattice
+    cells : UnitCells
+    classes : ndarray of int
+    """
+    angle = 2 * np.pi / 3 * turns
+    symmetry = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    if mirror:
+        symmetry = symmetry @ np.diag([1.0, -1.0])
+    lattice = Lattice(item.lattice.origin_px, item.lattice.matrix_px @ symmetry)
+    bond = (METAL_SITES[0] - CHALCOGEN_SITES[0]) @ lattice.matrix_px.T
+    distance, metal = cKDTree(item.metal_px).query(item.chalcogen_px + bond)
+    found = distance < 0.3 * lattice.a_px
+    metal = metal[found]
+    classes = cell_classes(item.classes[found] % 3, item.classes[metal] >= DefectClass.V_M)
+    cells = UnitCells.unclassified(
+        item.chalcogen_px[found], item.metal_px[metal], np.full(found.sum(), 2)
+    )
+    return lattice, cells, classes
+
+
+def misplace(
+    lattice: Lattice, cells: UnitCells, rng: np.random.Generator
+) -> tuple[Lattice, UnitCells]:
+    """Add the errors that lattice search and CNN-1 leave behind."""
+    a = lattice.a_px
+    shift = rng.normal(0, _COMMON_SHIFT * a, 2) + rng.normal(0, _CELL_SHIFT * a, (len(cells), 2))
+    matrix = lattice.matrix_px @ (np.eye(2) + rng.normal(0, _MATRIX_ERROR, (2, 2)))
+    moved = UnitCells.unclassified(cells.chalcogen_px + shift, cells.metal_px + shift, cells.votes)
+    return Lattice(lattice.origin_px, matrix), moved
+
+
+def collate(batch: list) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Join the cells of several images into one batch."""
+    return tuple(torch.cat(parts) for parts in zip(*batch, strict=True))

@@ -1,0 +1,97 @@
+"""CNN-2: a ResNet-18 on the crops of one cell, and its presets."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+from torchvision.models import resnet18
+
+from napari_point_defects.classification.crops import bond_inputs, window_inputs
+from napari_point_defects.devices import FitSettings
+from napari_point_defects.materials import DefectClass
+from napari_point_defects.netcasting import ALPHA, BETA
+from napari_point_defects.records import Lattice, UnitCells
+
+
+class ClassifierSettings(BaseModel):
+    """What CNN-2 sees and how it is trained."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    preset: str = Field("compact", description="Name of the preset")
+    crop: Literal["window", "bond1", "bond2"] = Field(
+        "window", description="Wide window, or the paper's one- or two-channel unit cell"
+    )
+    side: int = Field(48, ge=16, le=512, description="Side of the network's input [px]")
+    perfect_cells: int = Field(
+        48, ge=1, description="Perfect cells drawn per image and step; weights keep the true mix"
+    )
+    fit: FitSettings = FitSettings()
+
+
+CLASSIFIER_PRESETS = {
+    "compact": ClassifierSettings(
+        fit=FitSettings(epochs=12, images_per_epoch=800, learning_rate=1e-3)
+    ),
+    "paper": ClassifierSettings(
+        preset="paper",
+        crop="bond2",
+        side=224,
+        fit=FitSettings(
+            epochs=40, batch_images=16, learning_rate=2e-6, weight_decay=0, patience=40
+        ),
+    ),
+}
+CLASSIFIER_PRESETS["paper-1channel"] = CLASSIFIER_PRESETS["paper"].model_copy(
+    update={"preset": "paper-1channel", "crop": "bond1"}
+)
+
+
+def build_classifier(settings: ClassifierSettings) -> nn.Module:
+    """Return an untrained ResNet-18 for the settings' input."""
+    network = resnet18(num_classes=len(DefectClass))
+    channels = {"window": 3, "bond1": 1, "bond2": 2}[settings.crop]
+    if settings.crop == "window":
+        # A column is four samples wide: the 7 × 7 stem of photographs would blur it.
+        network.conv1 = nn.Conv2d(channels, 64, 5, stride=2, padding=2, bias=False)
+    else:
+        network.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
+    return network
+
+
+def cell_inputs(
+    data: np.ndarray,
+    lattice: Lattice,
+    cells: UnitCells,
+    settings: ClassifierSettings,
+    *,
+    upper: bool = True,
+    alpha: float = ALPHA,
+    beta: float = BETA,
+) -> torch.Tensor:
+    """Return what the network sees of every cell: (K, channels, side, side), float32.
+
+    ``upper``, ``alpha`` and ``beta`` say how the paper's crops are cut (``crops.bond_inputs``).
+    """
+    if settings.crop == "window":
+        inputs = torch.from_numpy(window_inputs(data, lattice, cells))
+    else:
+        cut = bond_inputs(
+            data,
+            lattice,
+            cells,
+            channels=1 if settings.crop == "bond1" else 2,
+            upper=upper,
+            alpha=alpha,
+            beta=beta,
+        )
+        inputs = torch.from_numpy(cut)
+    if inputs.shape[-1] != settings.side:
+        inputs = nn.functional.interpolate(
+            inputs, size=(settings.side, settings.side), mode="bilinear", antialias=True
+        )
+    return inputs

@@ -1,0 +1,114 @@
+"""Run CNN-2 over the unit cells of an image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from napari_point_defects.classification.model import (
+    ClassifierSettings,
+    build_classifier,
+    cell_inputs,
+)
+from napari_point_defects.devices import choose_device, has_fast_bfloat16
+from napari_point_defects.errors import PointDefectsError, Stopped
+from napari_point_defects.materials import DefectClass
+from napari_point_defects.netcasting import ALPHA, BETA
+from napari_point_defects.records import Lattice, UnitCells
+from napari_point_defects.weights import Weights, load_weights
+
+_BATCH = 256
+
+
+class Classifier:
+    """CNN-2 with its weights, ready to predict.
+
+    Parameters
+    ----------
+    weights : Path, optional
+        Default: the shipped ones.
+    device : str
+
+    Raises
+    ------
+    PointDefectsError
+        If the weights cannot be used.
+    """
+
+    def __init__(self, weights: Path | None = None, device: str = "auto") -> None:
+        self.weights: Weights = load_weights("classifier", weights)
+        self.device = choose_device(device)
+        try:
+            self.settings = ClassifierSettings.model_validate(self.weights.card["settings"])
+            self.temperature = float(self.weights.card["metrics"]["temperature"])
+            self.network = build_classifier(self.settings)
+            self.network.load_state_dict(self.weights.tensors)
+        except (RuntimeError, ValueError, KeyError, TypeError) as error:
+            raise PointDefectsError(
+                f"{self.weights.path} does not fit this program's classifier; train it again"
+            ) from error
+        self.network.to(self.device, memory_format=torch.channels_last).eval()
+
+    def predict(
+        self,
+        data: np.ndarray,
+        lattice: Lattice,
+        cells: UnitCells,
+        *,
+        alpha: float = ALPHA,
+        beta: float = BETA,
+        on_progress: Callable[[float, str], None] = lambda share, text: None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> UnitCells:
+        """Return the cells with class probabilities.
+
+        The wide window is cut once, at the mean of the cell's two votes; the paper's crop is
+        cut as either hexagon would, and the two probabilities are averaged.
+
+        Parameters
+        ----------
+        data : ndarray of shape (M, N)
+            NaN where nothing was recorded.
+        lattice : Lattice
+        cells : UnitCells
+            All cells of the image: each is judged against their mean.
+        alpha, beta : float
+            Size of the paper's crop.
+        on_progress, should_stop : callable
+
+        Returns
+        -------
+        UnitCells
+
+        Raises
+        ------
+        Stopped
+            If ``should_stop`` said yes.
+        """
+        cuts = (True,) if self.settings.crop == "window" else (True, False)
+        probabilities = np.zeros((len(cells), len(DefectClass)))
+        for number, upper in enumerate(cuts):
+            inputs = cell_inputs(
+                data, lattice, cells, self.settings, upper=upper, alpha=alpha, beta=beta
+            )
+            for start in range(0, len(inputs), _BATCH):
+                if should_stop():
+                    raise Stopped
+                block = slice(start, start + _BATCH)
+                probabilities[block] += self._probabilities(inputs[block]) / len(cuts)
+                share = (number + min(1, block.stop / len(inputs))) / len(cuts)
+                on_progress(share, f"{share:.0%} of {len(cells)} cells")
+        return UnitCells(cells.chalcogen_px, cells.metal_px, cells.votes, probabilities)
+
+    def _probabilities(self, inputs: torch.Tensor) -> np.ndarray:
+        batch = inputs.to(self.device, memory_format=torch.channels_last)
+        half = has_fast_bfloat16(self.device)
+        with (
+            torch.inference_mode(),
+            torch.autocast(self.device.type, torch.bfloat16, enabled=half),
+        ):
+            logits = self.network(batch).double().cpu()
+        return torch.softmax(logits / self.temperature, dim=1).numpy()

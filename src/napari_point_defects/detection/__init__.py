@@ -1,0 +1,1 @@
+"""CNN-1: the hexagonal cells of an image."""

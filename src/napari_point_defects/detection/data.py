@@ -1,0 +1,83 @@
+"""Training data of CNN-1: labelled images resampled into slightly wrong canonical frames."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from napari_point_defects.canonical import CanonicalImage, to_canonical_image
+from napari_point_defects.detection.model import DetectorSettings, input_channels
+from napari_point_defects.materials import HEXAGON_SIZE
+from napari_point_defects.records import Lattice
+from napari_point_defects.training_set import TrainingSet
+
+_ANGLE_ERROR = np.radians(1.0)
+_MATRIX_ERROR = 0.015
+
+
+class HexagonDataset(Dataset):
+    """One canonical crop per item, with torchvision's target (boxes as x, y, x, y).
+
+    Parameters
+    ----------
+    images : TrainingSet
+    settings : DetectorSettings
+    augment : bool
+        Turn by 120°, mirror, misjudge the lattice and crop at random.
+    """
+
+    def __init__(self, images: TrainingSet, settings: DetectorSettings, augment: bool) -> None:
+        self.images, self.settings, self.augment = images, settings, augment
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        item = self.images[index]
+        rng = np.random.default_rng(torch.randint(2**31, ()).item() if self.augment else index)
+        lattice = item.lattice
+        if self.augment:
+            lattice = misjudge(lattice, rng)
+        image = to_canonical_image(item.pixels, lattice, self.settings.pixels_per_a)
+        centres = image.to_pixels(lattice.to_canonical(item.hexagons_px))
+        pixels, centres = self._crop(image, centres, rng)
+        half = HEXAGON_SIZE / 2 * self.settings.pixels_per_a
+        boxes = np.concatenate([(centres - half)[:, ::-1], (centres + half)[:, ::-1]], axis=1)
+        tensor = torch.from_numpy(np.ascontiguousarray(pixels))[None]
+        target = {
+            "boxes": torch.as_tensor(np.ascontiguousarray(boxes), dtype=torch.float32),
+            "labels": torch.ones(len(boxes), dtype=torch.int64),
+        }
+        return tensor.repeat(input_channels(self.settings), 1, 1), target
+
+    def _crop(
+        self, image: CanonicalImage, centres: np.ndarray, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Cut a square; hexagons whose box leaves it by more than an eighth go."""
+        side = self.settings.train_crop_px
+        pixels = image.pixels
+        room = np.maximum(np.array(pixels.shape) - side, 0)
+        corner = rng.integers(0, room + 1) if self.augment else room // 2
+        cut = pixels[corner[0] : corner[0] + side, corner[1] : corner[1] + side]
+        canvas = np.zeros((side, side), np.float32)
+        canvas[: cut.shape[0], : cut.shape[1]] = cut
+        centres = centres - corner
+        reach = 0.375 * HEXAGON_SIZE * self.settings.pixels_per_a
+        kept = np.all((centres >= reach) & (centres <= side - 1 - reach), axis=1)
+        return canvas, centres[kept]
+
+
+def misjudge(lattice: Lattice, rng: np.random.Generator) -> Lattice:
+    """Return one of the six equivalent frames with the errors of a lattice search."""
+    angle = 2 * np.pi / 3 * rng.integers(3) + rng.normal(0, _ANGLE_ERROR)
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    mirror = np.diag([1.0, rng.choice([-1.0, 1.0])])
+    error = np.eye(2) + rng.normal(0, _MATRIX_ERROR, (2, 2))
+    return Lattice(lattice.origin_px, lattice.matrix_px @ turn @ mirror @ error)
+
+
+def collate(batch: list) -> tuple[list[torch.Tensor], list[dict[str, torch.Tensor]]]:
+    """Keep images and targets as lists, as torchvision's detectors take them."""
+    images, targets = zip(*batch, strict=True)
+    return list(images), list(targets)

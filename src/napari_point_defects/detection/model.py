@@ -1,0 +1,178 @@
+"""CNN-1: Faster R-CNN on MobileNetV2, as the paper has it and as a compact default."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+from torchvision.models import mobilenet_v2
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import TwoMLPHead
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
+
+from napari_point_defects.devices import FitSettings
+from napari_point_defects.errors import PointDefectsError
+from napari_point_defects.materials import HEXAGON_SIZE
+
+_PYRAMID_CHANNELS = 96
+_HEAD_CHANNELS = 256
+
+
+class DetectorSettings(BaseModel):
+    """What CNN-1 sees and how it is trained."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    preset: str = Field("compact", description="Name of the preset: compact or paper")
+    pixels_per_a: float = Field(
+        24.0, gt=4, le=100, description="Magnification of the network's input [px per a]"
+    )
+    tile_px: int = Field(512, ge=128, description="Side of a tile of the network's input [px]")
+    train_crop_px: int = Field(256, ge=96, description="Side of a training crop [px]")
+    most_detections: int = Field(800, ge=1, description="Detections kept per tile")
+    backbone_weights: Path | None = Field(
+        None, description="safetensors file of ImageNet MobileNetV2 weights (paper preset)"
+    )
+    fit: FitSettings = FitSettings()
+
+
+DETECTOR_PRESETS = {
+    "compact": DetectorSettings(
+        fit=FitSettings(epochs=6, images_per_epoch=1000, batch_images=8, learning_rate=2e-3)
+    ),
+    # Methods: 512 x 512 input, anchors 8-128 x 0.5, 1, 2, 800 detections, Adam 1e-4, 40 epochs.
+    "paper": DetectorSettings(
+        preset="paper",
+        pixels_per_a=19.0,
+        train_crop_px=512,
+        fit=FitSettings(epochs=40, batch_images=2, learning_rate=1e-4, weight_decay=0, patience=40),
+    ),
+}
+
+
+class _CompactBackbone(nn.Module):
+    """MobileNetV2 up to stride 16, one input channel, with a two-level feature pyramid."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        features = mobilenet_v2().features
+        features[0][0] = nn.Conv2d(1, 32, 3, stride=2, padding=1, bias=False)
+        self.fine = features[:7]  # stride 8, 32 channels
+        self.coarse = features[7:14]  # stride 16, 96 channels
+        self.pyramid = FeaturePyramidNetwork([32, 96], _PYRAMID_CHANNELS)
+        self.out_channels = _PYRAMID_CHANNELS
+
+    def forward(self, x: torch.Tensor) -> OrderedDict[str, torch.Tensor]:
+        fine = self.fine(x)
+        return self.pyramid(OrderedDict(fine=fine, coarse=self.coarse(fine)))
+
+
+def build_detector(settings: DetectorSettings) -> FasterRCNN:
+    """Return an untrained CNN-1.
+
+    Raises
+    ------
+    PointDefectsError
+        If the ImageNet weights' file does not fit the backbone.
+    """
+    common = {
+        "num_classes": 2,
+        "box_detections_per_img": settings.most_detections,
+    }
+    build = _build_paper if settings.preset == "paper" else _build_compact
+    network = build(settings, common)
+    network.transform = _NoResize(
+        settings.tile_px,
+        settings.tile_px,
+        image_mean=network.transform.image_mean,
+        image_std=network.transform.image_std,
+    )
+    return network
+
+
+class _NoResize(GeneralizedRCNNTransform):
+    """Inputs are at the right magnification already, in training and in prediction."""
+
+    def resize(self, image, target=None):
+        return image, target
+
+
+def _build_paper(settings: DetectorSettings, common: dict) -> FasterRCNN:
+    backbone = mobilenet_v2().features
+    backbone.out_channels = 1280
+    if settings.backbone_weights is not None:
+        _load_backbone(backbone, settings.backbone_weights)
+    return FasterRCNN(
+        backbone,
+        rpn_anchor_generator=AnchorGenerator(((8, 16, 32, 64, 128),), ((0.5, 1.0, 2.0),)),
+        box_roi_pool=MultiScaleRoIAlign(["0"], output_size=7, sampling_ratio=2),
+        image_mean=[0.0] * 3,
+        image_std=[1.0] * 3,
+        **common,
+    )
+
+
+def _build_compact(settings: DetectorSettings, common: dict) -> FasterRCNN:
+    backbone = _CompactBackbone()
+    levels = ["fine", "coarse"]
+    size = float(torch.tensor(HEXAGON_SIZE).prod().sqrt()) * settings.pixels_per_a
+    ratio = float(HEXAGON_SIZE[0] / HEXAGON_SIZE[1])
+    return FasterRCNN(
+        backbone,
+        rpn_anchor_generator=AnchorGenerator(((size,),) * 2, ((ratio,),) * 2),
+        box_roi_pool=MultiScaleRoIAlign(levels, output_size=5, sampling_ratio=2),
+        box_head=TwoMLPHead(_PYRAMID_CHANNELS * 25, _HEAD_CHANNELS),
+        box_predictor=_Predictor(_HEAD_CHANNELS),
+        rpn_pre_nms_top_n_train=1500,
+        rpn_post_nms_top_n_train=600,
+        rpn_pre_nms_top_n_test=3000,
+        rpn_post_nms_top_n_test=1500,
+        rpn_batch_size_per_image=256,
+        box_batch_size_per_image=128,
+        # Neighbouring hexagons overlap with IoU 0.21 and 0.23, never more.
+        box_nms_thresh=0.4,
+        image_mean=[0.0],
+        image_std=[1.0],
+        **{**common, "num_classes": None},
+    )
+
+
+class _Predictor(nn.Module):
+    """Two scores and one box per proposal: there is one kind of object."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.scores = nn.Linear(channels, 2)
+        self.boxes = nn.Linear(channels, 8)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.scores(x), self.boxes(x)
+
+
+def input_channels(settings: DetectorSettings) -> int:
+    """Return 3 for the paper's network, which expects photographs, else 1."""
+    return 3 if settings.preset == "paper" else 1
+
+
+def _load_backbone(backbone: nn.Module, path: Path) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        weights = load_file(path)
+        trimmed = {
+            k.removeprefix("features."): v
+            for k, v in weights.items()
+            if not k.startswith("classifier.")
+        }
+        backbone.load_state_dict(trimmed)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise PointDefectsError(
+            f"{path} does not hold torchvision's MobileNetV2 weights as safetensors: "
+            f"{str(error).splitlines()[0]}"
+        ) from error

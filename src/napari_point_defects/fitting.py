@@ -1,0 +1,262 @@
+"""One training loop for both networks, on Lightning: checkpoints, resume, early stop, metrics."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from torch.utils.data import DataLoader, Dataset, RandomSampler
+
+from napari_point_defects.devices import FitSettings, choose_device, has_fast_bfloat16
+from napari_point_defects.errors import PointDefectsError, Stopped
+from napari_point_defects.training_set import TrainingSet
+
+
+class _Reporter(Callback):
+    """Passes progress out and the wish to stop in; adds a row per epoch to ``metrics.csv``."""
+
+    def __init__(
+        self,
+        path: Path,
+        on_progress: Callable[[float, str], None],
+        should_stop: Callable[[], bool],
+    ) -> None:
+        self.path, self.on_progress, self.should_stop = path, on_progress, should_stop
+        self.losses: list[float] = []
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, index) -> None:
+        share = (trainer.current_epoch + index / trainer.num_training_batches) / trainer.max_epochs
+        self.losses.append(float(outputs["loss"]))
+        self.on_progress(share, f"epoch {trainer.current_epoch + 1}, loss {self.losses[-1]:.4f}")
+        if self.should_stop():
+            raise Stopped
+
+    def on_validation_end(self, trainer, module) -> None:
+        figures = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val")}
+        row = {
+            "epoch": trainer.current_epoch + 1,
+            "train_loss": sum(self.losses) / max(len(self.losses), 1),
+            **dict(sorted(figures.items())),
+        }
+        self.losses = []
+        new = not self.path.exists()
+        with self.path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, row)
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
+        self.on_progress(
+            (trainer.current_epoch + 1) / trainer.max_epochs,
+            ", ".join(f"{name} {value:.4g}" for name, value in row.items()),
+        )
+
+
+def fit(
+    module: lightning.LightningModule,
+    train: DataLoader,
+    validation: DataLoader,
+    settings: FitSettings,
+    folder: Path,
+    *,
+    resume: bool = False,
+    on_progress: Callable[[float, str], None] = lambda share, text: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> dict:
+    """Train a module until the settings' end or until it stops getting better.
+
+    The module logs ``val_score``, of which more is better. ``folder/metrics.csv`` has a row per
+    epoch, ``folder/last.ckpt`` all that a restart needs.
+
+    Parameters
+    ----------
+    module : LightningModule
+    train, validation : DataLoader
+    settings : FitSettings
+    folder : Path
+    resume : bool
+        Go on from ``last.ckpt``.
+    on_progress, should_stop : callable
+
+    Returns
+    -------
+    dict
+        ``epochs`` run and the best ``val_score``; the module holds the best weights.
+
+    Raises
+    ------
+    PointDefectsError
+        If there is something to resume that was not asked for, or nothing to resume.
+    Stopped
+        If ``should_stop`` said yes; resume goes on from the last whole epoch.
+    """
+    last = folder / "last.ckpt"
+    if resume and not last.is_file():
+        raise PointDefectsError(f"nothing to resume in {folder}: leave out --resume")
+    if last.is_file() and not resume:
+        raise PointDefectsError(f"{folder} holds a training run: add --resume or choose another")
+    device = choose_device(settings.device)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PointDefectsError(f"cannot write to {folder}: {error.strerror}") from error
+    # What Lightning says of itself is not about the user's training.
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="lightning.*")
+    checkpoints = ModelCheckpoint(
+        dirpath=folder,
+        filename="best",
+        monitor="val_score",
+        mode="max",
+        enable_version_counter=False,
+    )
+    # Apart from the best: the best is kept only while it gets better, a restart needs the last.
+    latest = ModelCheckpoint(dirpath=folder, filename="last", enable_version_counter=False)
+    reporter = _Reporter(folder / "metrics.csv", on_progress, should_stop)
+    trainer = lightning.Trainer(
+        accelerator="gpu" if device.type == "cuda" else "cpu",
+        devices=1,
+        max_epochs=settings.epochs,
+        precision="bf16-mixed" if settings.bfloat16 and has_fast_bfloat16(device) else "32-true",
+        callbacks=[
+            checkpoints,
+            latest,
+            EarlyStopping("val_score", mode="max", patience=settings.patience),
+            reporter,
+        ],
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+    trainer.fit(module, train, validation, ckpt_path=last if resume else None, weights_only=True)
+    best = torch.load(checkpoints.best_model_path, map_location="cpu", weights_only=True)
+    module.load_state_dict(best["state_dict"])
+    return {"epochs": trainer.current_epoch, "val_score": float(checkpoints.best_model_score)}
+
+
+class TrainableModule(lightning.LightningModule):
+    """A network with its losses: what both CNNs' modules have in common.
+
+    Subclasses set ``network``, log ``val_score`` and return ``figures`` of what was validated.
+    """
+
+    network: torch.nn.Module
+
+    def __init__(self, options: FitSettings, total_steps: int) -> None:
+        super().__init__()
+        self.options, self.total_steps = options, total_steps
+
+    def figures(self) -> dict:
+        """Return the figures of merit of the last validation."""
+        raise NotImplementedError
+
+    def configure_optimizers(self):
+        parameters = [p for p in self.parameters() if p.requires_grad]
+        optimizer = optimiser(parameters, self.options)
+        if not self.options.weight_decay:
+            return optimizer
+        schedule = warm_cosine(optimizer, self.total_steps)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+
+def train(
+    data: Path,
+    folder: Path,
+    make_dataset: Callable[[TrainingSet, bool], Dataset],
+    make_module: Callable[[int], TrainableModule],
+    collate: Callable,
+    options: FitSettings,
+    *,
+    start: dict[str, torch.Tensor] | None = None,
+    **run,
+) -> tuple[dict[str, torch.Tensor], dict]:
+    """Train a network on a training set and measure the best epoch's weights.
+
+    Parameters
+    ----------
+    data : Path
+        Training set with ``train`` and ``validation`` splits.
+    folder : Path
+        Checkpoints and metrics go there.
+    make_dataset : callable
+        Takes a split and whether to augment it.
+    make_module : callable
+        Takes the number of steps of the whole run.
+    collate : callable
+    options : FitSettings
+    start : dict of Tensor, optional
+        Weights to start from.
+    **run
+        ``resume``, ``on_progress`` and ``should_stop`` of :func:`fit`.
+
+    Returns
+    -------
+    weights : dict of Tensor
+    metrics : dict
+        What :func:`fit` returns, and the module's figures on the validation split.
+    """
+    lightning.seed_everything(options.seed, workers=True, verbose=False)
+    splits = [TrainingSet(data / split) for split in ("train", "validation")]
+    if not all(len(split) for split in splits):
+        raise PointDefectsError(f"{data} needs images in both its train and validation splits")
+    common = {
+        "num_workers": options.loader_workers,
+        "persistent_workers": options.loader_workers > 0,
+        "collate_fn": collate,
+    }
+    sampler = RandomSampler(splits[0], num_samples=options.images_per_epoch)
+    train_loader = DataLoader(
+        make_dataset(splits[0], True),
+        batch_size=options.batch_images,
+        sampler=sampler,
+        drop_last=len(sampler) > options.batch_images,
+        **common,
+    )
+    validation = DataLoader(make_dataset(splits[1], False), **common)
+    module = make_module(options.epochs * len(train_loader))
+    if start is not None:
+        try:
+            module.network.load_state_dict(start)
+        except RuntimeError as error:
+            raise PointDefectsError(
+                "the weights to start from do not fit this preset: give the preset they were "
+                "trained with, or start without them"
+            ) from error
+    metrics = fit(module, train_loader, validation, options, folder, **run)
+    module.eval()
+    module.on_validation_epoch_start()
+    with torch.inference_mode():
+        for index, batch in enumerate(validation):
+            module.validation_step(batch, index)
+    return module.network.state_dict(), metrics | module.figures()
+
+
+def optimiser(parameters, settings: FitSettings) -> torch.optim.Optimizer:
+    """Adam as the paper has it, or AdamW where there is weight decay."""
+    if settings.weight_decay:
+        return torch.optim.AdamW(
+            parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
+    return torch.optim.Adam(parameters, lr=settings.learning_rate)
+
+
+def warm_cosine(
+    optimizer: torch.optim.Optimizer, total_steps: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """Rise over the first twentieth of the steps, then fall as a half cosine to 1/100."""
+    warm = max(1, total_steps // 20)
+    lowest = optimizer.param_groups[0]["lr"] / 100  # before the rise begins to scale it
+    rise = torch.optim.lr_scheduler.LinearLR(optimizer, 0.05, total_iters=warm)
+    fall = torch.optim.lr_scheduler.CosineAnnealingLR(
+        optimizer, max(1, total_steps - warm), eta_min=lowest
+    )
+    return torch.optim.lr_scheduler.SequentialLR(optimizer, [rise, fall], milestones=[warm])

@@ -1,0 +1,184 @@
+"""Find the affine lattice of a 2H-MX₂ monolayer in an image, from the image alone.
+
+The power spectrum proposes lattices (:mod:`~napari_point_defects.lattice_search`); each is refined
+on its harmonics (:mod:`~napari_point_defects.lattice_harmonics`); what is not one hexagonal
+lattice is refused; the mean cell tells hollow, X₂ and M apart
+(:mod:`~napari_point_defects.lattice_sites`).
+
+Points and vectors are (y, x). A reciprocal basis is an array of shape (2, 2) whose rows b1 and b2
+enclose 60° where nothing is distorted, in cycles per pixel.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from napari_point_defects.errors import PointDefectsError
+from napari_point_defects.lattice_harmonics import Harmonics, flatten, refine_lattice
+from napari_point_defects.lattice_search import (
+    Spectrum,
+    has_foreign_peaks,
+    has_half_order_peaks,
+    search_lattices,
+    whitened_spectrum,
+    within_bounds,
+)
+from napari_point_defects.lattice_sites import (
+    CANONICAL_CELL,
+    assign_sites,
+    expected_brightness_ratio,
+)
+from napari_point_defects.materials import Material
+from napari_point_defects.records import Lattice
+
+MIN_SIDE_PX = 64
+
+# noise and lines stay below 11.1 where the other bounds pass; true lattices start at 13
+_LEAST_EVIDENCE = 12.0
+_CLEAR_EVIDENCE = 40.0
+_FEW_CELLS = 16  # along the shorter side
+
+_NO_LATTICE = (
+    "no hexagonal lattice found: use an atomic-resolution HAADF image of a 2H monolayer, "
+    "8 to 150 pixels per lattice constant, or crop it to the crystal"
+)
+_NOT_HONEYCOMB = (
+    "the periodic pattern found is not the honeycomb of a 2H monolayer: use a HAADF image of one, "
+    "or check the material"
+)
+_NOT_SINGLE = (
+    "more than one lattice, or not a hexagonal one: crop the image to one crystal of a 2H monolayer"
+)
+
+
+def find_lattice(data: np.ndarray, material: Material, *, rank: int = 0) -> Lattice:
+    """Find the lattice of a 2H-MX₂ monolayer in a HAADF image.
+
+    Parameters
+    ----------
+    data : ndarray of shape (M, N)
+        Intensities in any unit; NaN where nothing was recorded. The lattice constant must lie
+        between 8 and 150 pixels, and at least three cells must fit along each side.
+    material : Material
+        Which elements: they set the expected brightness ratio of X₂ and M columns.
+    rank : int
+        0 for the most likely assignment of hollow, X₂ and M to the three sites of the cell,
+        1 for the next likely, up to 5: the user's override.
+
+    Returns
+    -------
+    Lattice
+        Its origin is a hollow near the centre of the material; of the equivalent orientations
+        it has the ``angle_deg`` nearest 0.
+
+    Raises
+    ------
+    PointDefectsError
+        If the image does not show a single hexagonal lattice within these bounds.
+    """
+    if not 0 <= rank <= 5:
+        raise PointDefectsError(f"sublattice rank must be 0 to 5, not {rank}")
+    image = _prepare(data)
+    best, reason = _best_harmonics(image, material)
+    few = best is not None and _cells_per_side(best.basis, image.shape) < _FEW_CELLS
+    if best is None or (few and best.evidence < _CLEAR_EVIDENCE):
+        # few cells among strong steps and clouds: a second look without those
+        flat, flat_reason = _best_harmonics(flatten(image), material)
+        if flat is not None and (best is None or flat.evidence > best.evidence):
+            best = flat
+        reason = reason or flat_reason
+    if best is None:
+        raise PointDefectsError(reason)
+    return _to_lattice(best, material, rank)
+
+
+def _cells_per_side(basis: np.ndarray, shape: tuple[int, int]) -> float:
+    """Mean number of cells along the image's shorter side."""
+    return float(np.sqrt(abs(np.linalg.det(basis))) * min(shape))
+
+
+def _best_harmonics(image: np.ndarray, material: Material) -> tuple[Harmonics | None, str]:
+    """Refine the likeliest lattices; return the first clear or else the best one.
+
+    The second value tells why the likeliest one was refused, if it was.
+    """
+    spectrum = whitened_spectrum(image)
+    best, refusal = None, ""
+    candidates = search_lattices(spectrum, expected_brightness_ratio(material), image.shape)
+    for basis, score in candidates:
+        if score < 0.7 * candidates[0][1] - 5:
+            break  # a far likelier pattern was refused
+        harmonics = refine_lattice(image, basis, spectrum)
+        reason = _reason_to_refuse(harmonics, spectrum, material)
+        refusal = refusal or reason
+        if reason:
+            continue
+        if best is None or harmonics.evidence > best.evidence:
+            best = harmonics
+        if best.evidence > _CLEAR_EVIDENCE:
+            break
+    return best, refusal or _NO_LATTICE
+
+
+def _prepare(data: np.ndarray) -> np.ndarray:
+    """Return a finite float32 image, gaps at the median, rare outliers clipped, mean 0, sd 1."""
+    data = np.asarray(data)
+    if data.ndim != 2:
+        raise PointDefectsError(f"the image must be 2-D, not {data.ndim}-D: choose one frame")
+    if min(data.shape) < MIN_SIDE_PX:
+        raise PointDefectsError(
+            f"the image is too small ({data.shape[0]} x {data.shape[1]} px): "
+            f"at least {MIN_SIDE_PX} px are needed along each side"
+        )
+    image = data.astype(np.float32)
+    finite = np.isfinite(image)
+    if finite.mean() < 0.05:
+        raise PointDefectsError("the image holds no data (nearly all pixels are NaN)")
+    sample = image[finite][:: max(1, finite.sum() // 200_000)]
+    low, middle, high = np.percentile(sample, [0.02, 50, 99.98])
+    if not high > low:
+        raise PointDefectsError("the image is constant: it shows no lattice")
+    image = np.clip(np.where(finite, image, np.float32(middle)), low, high, dtype=np.float32)
+    image -= image.mean()
+    return image / image.std()
+
+
+def _reason_to_refuse(harmonics: Harmonics, spectrum: Spectrum, material: Material) -> str:
+    """Return "" where the harmonics are those of one hexagonal lattice, else the message.
+
+    The bounds lie between simulated lattices, down to 20 counts in a column, and noise, lines,
+    square and rectangular lattices and real frames of other things. The gap is wide but for
+    lattices of few cells and few counts, which reach almost down to the likeliest noise.
+    """
+    if not within_bounds(harmonics.basis):
+        return _NO_LATTICE
+    first = harmonics.significance[harmonics.shell == 1]
+    if len(first) < 3 or first.min() < 5 or harmonics.evidence < _LEAST_EVIDENCE:
+        return _NO_LATTICE
+    if assign_sites(harmonics.mean_cell(), material).misfit > 0.15:
+        return _NOT_HONEYCOMB
+    if has_foreign_peaks(harmonics.basis, spectrum) or has_half_order_peaks(
+        harmonics.basis, spectrum
+    ):
+        return _NOT_SINGLE
+    return ""
+
+
+def _to_lattice(harmonics: Harmonics, material: Material, rank: int) -> Lattice:
+    """Name the sites and bring the lattice into its conventional orientation."""
+    sites = assign_sites(harmonics.mean_cell(), material, rank=rank)
+    direct = np.linalg.inv(harmonics.basis)
+    matrix = direct @ np.linalg.inv(CANONICAL_CELL)
+    origin = harmonics.centre_px + direct @ (sites.hollow - np.rint(sites.hollow))
+    turns = range(1, 6, 2) if sites.flipped else range(0, 6, 2)
+    turned = [matrix @ _rotation(turn * np.pi / 3) for turn in turns]
+    confidence = max(sites.confidence, 0.5)
+    lattices = [Lattice(origin, m, harmonics.explained_share, confidence) for m in turned]
+    # an angle of −60° is written 60°
+    return min(lattices, key=lambda found: (round(abs(found.angle_deg), 9), -found.angle_deg))
+
+
+def _rotation(angle: float) -> np.ndarray:
+    """Rotation of (y, x) vectors from x towards y, radians."""
+    c, s = np.cos(angle), np.sin(angle)
+    return np.array([[c, s], [-s, c]])

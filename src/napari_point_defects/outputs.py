@@ -1,0 +1,274 @@
+"""Write tables, JSON and overlays: whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from napari_point_defects.errors import PointDefectsError
+from napari_point_defects.materials import BOND, CLASS_COLOURS, DefectClass, Material
+from napari_point_defects.records import Lattice, StemImage, UnitCells
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+_CELL_CORNERS = np.array([[-0.75, -0.5], [-0.75, 0.5], [0.75, 0.5], [0.75, -0.5]]) * [BOND, 1]
+"""Corners (y, x) of a unit cell's outline about its bond's middle: a wide, (√3/2)a high."""
+
+
+def check_outputs(paths: Iterable[Path], overwrite: bool) -> None:
+    """Refuse, before any work is done, outputs that could not be written.
+
+    Missing folders are made.
+
+    Raises
+    ------
+    PointDefectsError
+        If a path exists and may not be overwritten, or its folder cannot be made or written to.
+    """
+    for path in map(Path, paths):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise PointDefectsError(
+                f"cannot make the folder {path.parent} ({error.strerror}): choose another one"
+            ) from error
+        if not os.access(path.parent, os.W_OK):
+            raise PointDefectsError(f"cannot write to {path.parent}: choose another folder")
+        if path.is_dir():
+            raise PointDefectsError(f"{path} is a folder: choose another name")
+        if path.exists() and not overwrite:
+            raise PointDefectsError(
+                f"{path} exists: give --overwrite to replace it, or choose another folder"
+            )
+
+
+@contextmanager
+def atomic_write(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a temporary path in the same folder; rename it on success, remove it on failure.
+
+    Raises
+    ------
+    PointDefectsError
+        If ``path`` exists and may not be overwritten, or cannot be written.
+    """
+    path = Path(path)
+    check_outputs([path], overwrite)
+    # the same suffix, for writers that choose the format by it
+    temporary = path.with_name(f".{path.stem}-{uuid.uuid4().hex[:8]}{path.suffix}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        raise PointDefectsError(
+            f"cannot write {path} ({error.strerror or error}): "
+            "check the folder's permissions and free space"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_table(table: pd.DataFrame, path: str | Path, overwrite: bool = False) -> None:
+    """Write a table as CSV with seven significant digits: 1/1000 px on the largest images."""
+    with atomic_write(path, overwrite) as temporary:
+        table.to_csv(
+            temporary, index=False, encoding="utf-8", lineterminator="\n", float_format="%.7g"
+        )
+
+
+def write_json(content: Any, path: str | Path, overwrite: bool = False) -> None:
+    """Write dicts, lists, numbers, arrays and paths as JSON; NaN and infinity become null."""
+    text = json.dumps(_plain(content), indent=2, ensure_ascii=False, allow_nan=False)
+    with atomic_write(path, overwrite) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def _plain(value: Any) -> Any:
+    """Turn NumPy values, tuples and paths into what JSON knows."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, (np.ndarray, np.generic)):
+        return _plain(value.tolist())
+    if isinstance(value, Path):
+        return value.as_posix()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def cell_outlines_px(cells: UnitCells, lattice: Lattice) -> np.ndarray:
+    """Return the corners (y, x) of every cell's outline in image pixels, shape (N, 4, 2).
+
+    The outline is the canonical a × (√3/2)a rectangle about the middle of the bond, so that the
+    outlines of neighbours tile the row.
+    """
+    return cells.centres_px[:, None, :] + _CELL_CORNERS @ lattice.matrix_px.T
+
+
+def write_overlay(
+    image: StemImage,
+    cells: UnitCells,
+    lattice: Lattice,
+    material: Material,
+    path: str | Path,
+    overwrite: bool = False,
+    *,
+    pixel_size_nm: tuple[float, float] | None = None,
+) -> None:
+    """Write a PNG of the image with its defective cells outlined; see :func:`draw_overlay`."""
+    figure = draw_overlay(image, cells, lattice, material, pixel_size_nm=pixel_size_nm)
+    with atomic_write(path, overwrite) as temporary:
+        # random noise hardly compresses: the lowest level is four times as fast
+        figure.savefig(temporary, format="png", pil_kwargs={"compress_level": 1})
+
+
+def draw_overlay(
+    image: StemImage,
+    cells: UnitCells,
+    lattice: Lattice,
+    material: Material,
+    *,
+    pixel_size_nm: tuple[float, float] | None = None,
+) -> Figure:
+    """Draw the image with defective cells outlined by class, a legend and a scale bar.
+
+    Parameters
+    ----------
+    image : StemImage
+    cells : UnitCells
+        Classified cells.
+    lattice : Lattice
+    material : Material
+    pixel_size_nm : (float, float), optional
+        Height and width of a pixel [nm] for the scale bar; default: the image's calibration.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        One figure pixel for each pixel of the resized image: a cell is some 24 px wide, the image
+        between 1600 and 4096 px.
+    """
+    from matplotlib.collections import PolyCollection
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+
+    height, width = image.data.shape
+    longest = max(height, width)
+    zoom = np.clip(24 * longest / lattice.a_px, 1600, 4096) / longest
+    size = np.maximum(np.round(np.array([height, width]) * zoom), 1).astype(int)
+    unit = max(size) / 1600  # of line widths and letters, in figure pixels
+    legend_height = round(100 * unit)
+    total = np.array([size[0] + legend_height, max(size[1], round(1000 * unit))])
+
+    figure = Figure(figsize=tuple(total[::-1] / 100), dpi=100, facecolor="white")
+    axes = figure.add_axes(
+        (0, legend_height / total[0], size[1] / total[1], size[0] / total[0]),
+        xlim=(-0.5, width - 0.5),
+        ylim=(height - 0.5, -0.5),
+    )
+    axes.set_axis_off()
+    resized = Image.fromarray(_grey_levels(image.data)).resize(tuple(size[::-1].tolist()))
+    # copied pixel by pixel, below the axes: imshow would take twenty times the memory
+    pixels = np.asarray(resized.convert("RGBA"))
+    figure.figimage(pixels, yo=legend_height, origin="upper", zorder=-1)
+    points = 0.72 * unit  # one figure pixel is 0.72 points
+    outline_width = 0.72 * np.clip(lattice.a_px * zoom / 12, 1.5, 4)
+    outlines = cell_outlines_px(cells, lattice)[..., ::-1]
+    defective = cells.classes != DefectClass.PERFECT
+    colours = [CLASS_COLOURS[DefectClass(c)] for c in cells.classes[defective]]
+    axes.add_collection(
+        PolyCollection(
+            outlines[~defective],
+            facecolor="none",
+            edgecolor="white",
+            linewidth=outline_width / 4,
+            alpha=0.15,
+        )
+    )
+    # a dark rim keeps yellow and grey-blue readable on bright columns
+    for colour, line_width in (("black", 1.8 * outline_width), (colours, outline_width)):
+        axes.add_collection(
+            PolyCollection(
+                outlines[defective], facecolor="none", edgecolor=colour, linewidth=line_width
+            )
+        )
+    pixel_size_nm = pixel_size_nm or image.calibration.pixel_size_nm
+    if pixel_size_nm is not None:
+        _draw_scale_bar(axes, width, height, pixel_size_nm[1], points)
+
+    counts = np.bincount(cells.classes, minlength=len(DefectClass))
+    legend = figure.add_axes((0, 0, 1, legend_height / total[0]), xlim=(0, 3), ylim=(2, 0))
+    legend.set_axis_off()
+    for defect_class, label in zip(DefectClass, material.class_labels, strict=True):
+        column, row = divmod(defect_class, 2)
+        legend.add_patch(
+            Rectangle(
+                (column + 0.05, row + 0.25),
+                0.07,
+                0.5,
+                facecolor=CLASS_COLOURS[defect_class],
+                edgecolor="black",
+                linewidth=points,
+            )
+        )
+        legend.text(
+            column + 0.16,
+            row + 0.5,
+            f"{label}: {counts[defect_class]}",
+            fontsize=30 * points,
+            verticalalignment="center",
+        )
+    return figure
+
+
+def _grey_levels(data: np.ndarray) -> np.ndarray:
+    """Stretch an image to 0–255 between its 0.1 and 99.9 percentiles; NaN becomes black."""
+    low, high = np.nanpercentile(data[:: 1 + len(data) // 1024], (0.1, 99.9))
+    scaled = (np.nan_to_num(data, nan=low) - low) * (255 / max(high - low, 1e-30))
+    return np.clip(scaled, 0, 255).astype(np.uint8)
+
+
+def _draw_scale_bar(axes, width: int, height: int, pixel_width_nm: float, points: float) -> None:
+    """Draw a bar of a round length, about a fifth of the image's width, at the lower left."""
+    from matplotlib.patches import Rectangle
+    from matplotlib.patheffects import withStroke
+
+    target = width * pixel_width_nm / 5
+    decade = 10.0 ** math.floor(math.log10(target))
+    length = max(m * decade for m in (1, 2, 5) if m * decade <= target)
+    bar_px = length / pixel_width_nm
+    margin = 0.02 * max(width, height)
+    thickness = 0.3 * margin
+    axes.add_patch(
+        Rectangle(
+            (margin, height - margin - thickness),
+            bar_px,
+            thickness,
+            facecolor="white",
+            edgecolor="black",
+            linewidth=points,
+        )
+    )
+    axes.text(
+        margin + bar_px / 2,
+        height - margin - 1.5 * thickness,
+        f"{length:g} nm",
+        color="white",
+        fontsize=30 * points,
+        fontweight="bold",
+        horizontalalignment="center",
+        verticalalignment="bottom",
+        path_effects=[withStroke(linewidth=4 * points, foreground="black")],
+    )

@@ -1,0 +1,341 @@
+"""Image to census: lattice, CNN-1, net-casting, CNN-2, and what is written of it."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from napari_point_defects import __version__
+from napari_point_defects.census import cells_table, census_dict, choose_pixel_size, take_census
+from napari_point_defects.classification.prediction import Classifier
+from napari_point_defects.detection.prediction import Detector
+from napari_point_defects.errors import PointDefectsError
+from napari_point_defects.lattice import find_lattice
+from napari_point_defects.materials import get_material
+from napari_point_defects.netcasting import ALPHA, BETA, cast_net
+from napari_point_defects.outputs import (
+    atomic_write,
+    check_outputs,
+    write_json,
+    write_overlay,
+    write_table,
+)
+from napari_point_defects.records import Hexagons, Lattice, StemImage, UnitCells
+
+Progress = Callable[[float, str], None]
+
+
+class AnalysisSettings(BaseModel):
+    """How an image is analysed; the command line's options and the panels' fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    material: str = Field("MoTe2", title="Material", description="Formula of the 2H monolayer")
+    pixel_size_nm: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        title="Pixel size",
+        description="Pixel size [nm] in place of the file's; none to take the file's",
+    )
+    trust_pixel_size: bool = Field(
+        False,
+        title="Trust the pixel size",
+        description="Keep the file's pixel size even where the lattice disagrees by over 3 %",
+    )
+    sublattice_rank: int = Field(
+        0,
+        ge=0,
+        le=5,
+        title="Sublattices",
+        description="Which sublattice is X, M and hollow: 0 for the likeliest choice, "
+        "1 for the next, and so on",
+    )
+    alpha: float = Field(
+        ALPHA,
+        ge=0.3,
+        le=1,
+        title="α",
+        description="Width of the paper's crop of a unit cell over its hexagon's",
+    )
+    beta: float = Field(
+        BETA,
+        ge=0.3,
+        le=1,
+        title="β",
+        description="Height of the paper's crop of a unit cell over its hexagon's",
+    )
+    min_score: float = Field(
+        0.4, ge=0, le=1, title="Lowest score", description="Hexagons with a lower score are dropped"
+    )
+    detector_weights: Path | None = Field(
+        None, title="Detector weights", description="safetensors file; none for the shipped ones"
+    )
+    classifier_weights: Path | None = Field(
+        None, title="Classifier weights", description="safetensors file; none for the shipped ones"
+    )
+    device: str = Field("auto", title="Device", description="auto, cpu or cuda")
+
+
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """Lattice and hexagons of an image.
+
+    Attributes
+    ----------
+    lattice : Lattice
+    hexagons : Hexagons
+    pixel_size_nm : (float, float)
+        Height and width of a pixel as used in the census.
+    pixel_size_source : str
+    warnings : tuple of str
+    """
+
+    lattice: Lattice
+    hexagons: Hexagons
+    pixel_size_nm: tuple[float, float]
+    pixel_size_source: str
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Analysis:
+    """Everything found in one image."""
+
+    image: StemImage
+    detection: Detection
+    cells: UnitCells
+    census: dict[str, Any]
+
+
+def _nothing(share: float, text: str) -> None:
+    """Report no progress."""
+
+
+def _never() -> bool:
+    """Never stop."""
+    return False
+
+
+def detect(
+    image: StemImage,
+    settings: AnalysisSettings,
+    *,
+    on_progress: Progress = _nothing,
+    should_stop: Callable[[], bool] = _never,
+) -> Detection:
+    """Find the lattice and the hexagonal cells of an image.
+
+    Parameters
+    ----------
+    image : StemImage
+    settings : AnalysisSettings
+    on_progress, should_stop : callable
+
+    Returns
+    -------
+    Detection
+
+    Raises
+    ------
+    PointDefectsError
+        If the image shows no 2H lattice or a setting cannot be used.
+    Stopped
+        If ``should_stop`` said yes.
+    """
+    material = get_material(settings.material)
+    detector = _detector(settings.detector_weights, settings.device)
+    on_progress(0.0, "finding the lattice")
+    lattice = find_lattice(image.data, material, rank=settings.sublattice_rank)
+    calibration = image.calibration
+    size, source, warning = choose_pixel_size(
+        calibration, lattice, material, trust_file=settings.trust_pixel_size
+    )
+    warnings = [warning] if warning else []
+    if lattice.sublattice_confidence < 0.9 and settings.sublattice_rank == 0:
+        warnings.append(
+            f"which sublattice is X and which M is uncertain "
+            f"({lattice.sublattice_confidence:.0%}): compare with --sublattice-rank 1"
+        )
+    hexagons = detector.predict(
+        image.data,
+        lattice,
+        min_score=settings.min_score,
+        on_progress=lambda share, text: on_progress(0.1 + 0.9 * share, f"hexagons: {text}"),
+        should_stop=should_stop,
+    )
+    if not len(hexagons):
+        raise PointDefectsError(
+            f"{image.name}: a lattice but no hexagonal cell was found; check the material, "
+            "or lower --min-score"
+        )
+    return Detection(lattice, hexagons, size, source, tuple(warnings))
+
+
+def classify(
+    image: StemImage,
+    detection: Detection,
+    settings: AnalysisSettings,
+    *,
+    on_progress: Progress = _nothing,
+    should_stop: Callable[[], bool] = _never,
+) -> UnitCells:
+    """Cut the unit cells from the hexagons and classify each.
+
+    Parameters
+    ----------
+    image : StemImage
+    detection : Detection
+    settings : AnalysisSettings
+    on_progress, should_stop : callable
+
+    Returns
+    -------
+    UnitCells
+
+    Raises
+    ------
+    Stopped
+        If ``should_stop`` said yes.
+    """
+    classifier = _classifier(settings.classifier_weights, settings.device)
+    cells = cast_net(detection.hexagons, detection.lattice, image.data.shape)
+    return classifier.predict(
+        image.data,
+        detection.lattice,
+        cells,
+        alpha=settings.alpha,
+        beta=settings.beta,
+        on_progress=on_progress,
+        should_stop=should_stop,
+    )
+
+
+def census_of(
+    image: StemImage, detection: Detection, cells: UnitCells, settings: AnalysisSettings
+) -> dict[str, Any]:
+    """Return the census as written to JSON."""
+    material = get_material(settings.material)
+    return census_dict(
+        take_census(cells, detection.lattice, material, detection.pixel_size_nm),
+        detection.lattice,
+        detection.pixel_size_nm,
+        detection.pixel_size_source,
+        warnings=list(detection.warnings),
+        weights={
+            "detector": _detector(settings.detector_weights, settings.device).weights.version,
+            "classifier": _classifier(settings.classifier_weights, settings.device).weights.version,
+        },
+        versions={"napari-point-defects": __version__, "python": platform.python_version()},
+        settings={"image": image.name, "signal": image.signal} | settings.model_dump(mode="json"),
+    )
+
+
+def analyze(
+    image: StemImage,
+    settings: AnalysisSettings,
+    *,
+    on_progress: Progress = _nothing,
+    should_stop: Callable[[], bool] = _never,
+) -> Analysis:
+    """Find, classify and count every unit cell of an image.
+
+    Parameters
+    ----------
+    image : StemImage
+    settings : AnalysisSettings
+    on_progress, should_stop : callable
+
+    Returns
+    -------
+    Analysis
+
+    Raises
+    ------
+    PointDefectsError
+        If the image shows no 2H lattice or a setting cannot be used.
+    Stopped
+        If ``should_stop`` said yes.
+    """
+    detection = detect(
+        image,
+        settings,
+        on_progress=lambda share, text: on_progress(0.5 * share, text),
+        should_stop=should_stop,
+    )
+    cells = classify(
+        image,
+        detection,
+        settings,
+        on_progress=lambda share, text: on_progress(0.5 + 0.5 * share, f"classes: {text}"),
+        should_stop=should_stop,
+    )
+    return Analysis(image, detection, cells, census_of(image, detection, cells, settings))
+
+
+def output_paths(name: str, folder: Path) -> dict[str, Path]:
+    """Where the results of an image of that name go."""
+    return {
+        "cells": folder / f"{name}_cells.csv",
+        "census": folder / f"{name}_census.json",
+        "overlay": folder / f"{name}_overlay.png",
+    }
+
+
+def write_results(analysis: Analysis, folder: Path, overwrite: bool = False) -> dict[str, Path]:
+    """Write the table, the census and the overlay of an analysis.
+
+    Parameters
+    ----------
+    analysis : Analysis
+    folder : Path
+        Made if absent.
+    overwrite : bool
+
+    Returns
+    -------
+    dict of Path
+        ``cells``, ``census`` and ``overlay``.
+
+    Raises
+    ------
+    PointDefectsError
+        If a file exists and may not be overwritten, or the folder cannot be written.
+    """
+    paths = output_paths(analysis.image.name, folder)
+    check_outputs(list(paths.values()), overwrite)
+    material = get_material(analysis.census["material"])
+    # All three are written before any takes its name: there are no half results.
+    with ExitStack() as stack:
+        temporary = {
+            kind: stack.enter_context(atomic_write(path, overwrite)) for kind, path in paths.items()
+        }
+        write_table(cells_table(analysis.cells, material), temporary["cells"], True)
+        write_json(analysis.census, temporary["census"], True)
+        write_overlay(
+            analysis.image,
+            analysis.cells,
+            analysis.detection.lattice,
+            material,
+            temporary["overlay"],
+            True,
+            pixel_size_nm=analysis.detection.pixel_size_nm,
+        )
+    return paths
+
+
+@lru_cache(maxsize=2)
+def _detector(weights: Path | None, device: str) -> Detector:
+    return Detector(weights, device)
+
+
+@lru_cache(maxsize=2)
+def _classifier(weights: Path | None, device: str) -> Classifier:
+    return Classifier(weights, device)

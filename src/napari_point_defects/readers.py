@@ -1,0 +1,300 @@
+"""The file formats: each reader lists a file's signals, and loads one when asked.
+
+A signal's data are loaded only once it is chosen, so a stack of many gigabytes is refused without
+being read. Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+
+import h5py
+import numpy as np
+import PIL.Image
+import tifffile
+
+from napari_point_defects.errors import PointDefectsError
+
+MAX_BYTES = 4 * 2**30
+"""More than any frame holds: 32768² in single precision."""
+
+NM_PER_UNIT = {
+    name: size
+    for size, names in {
+        1e-3: ("pm", "picometer", "picometre"),
+        0.1: ("a", "å", "ang", "angstrom", "ångström", "ångstrom"),
+        1.0: ("nm", "nanometer", "nanometre"),
+        1e3: ("um", "micron", "micrometer", "micrometre"),
+        1e6: ("mm", "millimeter", "millimetre"),
+        1e9: ("m", "meter", "metre"),
+    }.items()
+    for name in names
+}
+"""Length of the units that files write, as :func:`plain_unit` spells them."""
+
+
+def plain_unit(units: str) -> str:
+    """Reduce ``[n_m]``, ``Å``, ``µm`` (ImageJ escapes it), ``1 / nm``, ``Meters``."""
+    plain = unicodedata.normalize("NFKC", units).lower().replace("μ", "u").replace("\\u00b5", "u")
+    plain = "".join(c for c in plain if c not in " _[]()")
+    return plain if plain in NM_PER_UNIT else plain.removesuffix("s")
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """Name, scale and units of one array axis, as the file writes them."""
+
+    name: str = ""
+    scale: float = math.nan
+    units: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SignalInfo:
+    """One of the signals of a file.
+
+    Attributes
+    ----------
+    name : str
+        Title in the file; may be empty or shared by several signals.
+    shape : tuple of int
+        Without axes of length 1, but with the last one of a colour image.
+    dtype : numpy.dtype
+    axes : tuple of Axis
+        One for each entry of ``shape``, or empty.
+    is_colour : bool
+        Whether the last axis holds colour channels.
+    load : callable
+        Returns the array of that shape.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    axes: tuple[Axis, ...] = ()
+    is_colour: bool = False
+    load: Callable[[], np.ndarray] = field(repr=False, compare=False, default=lambda: np.empty(0))
+
+    @property
+    def kind(self) -> str:
+        """What the signal is; only an ``"image"`` can be analysed."""
+        if len(self.shape) - self.is_colour > 2:
+            return "stack"
+        if len(self.shape) - self.is_colour < 2:
+            return "spectrum"
+        if self.is_colour:
+            return "colour image"
+        if self.dtype.kind not in "iuf":
+            return "complex image" if self.dtype.kind == "c" else "mask or table"
+        if self.is_reciprocal:
+            return "diffraction pattern"
+        return "image"
+
+    @property
+    def is_reciprocal(self) -> bool:
+        """Whether the last two axes are spatial frequencies or angles."""
+        return any(
+            u.startswith(("1/", "rad", "mrad")) or u.endswith(("^-1", "**-1", "⁻¹"))
+            for u in (plain_unit(axis.units) for axis in self.axes[-2:])
+        )
+
+    def describe(self) -> str:
+        """Return e.g. ``HAADF (512 × 512 image)``."""
+        size = " × ".join(str(n) for n in self.shape)
+        return f"{self.name or 'untitled'} ({size} {self.kind})"
+
+
+def _rosettasciio(
+    path: Path, *, module: str, lazy: bool = True, **options: str
+) -> list[SignalInfo]:
+    """Read with one of rosettasciio's modules; if ``lazy``, without loading the data."""
+    entries = import_module(f"rsciio.{module}").file_reader(str(path), lazy=lazy, **options)
+    return [_from_entry(entry) for entry in entries]
+
+
+def _from_entry(entry: dict) -> SignalInfo:
+    """Make a signal of one of rosettasciio's dictionaries."""
+    data = entry["data"]
+    keep = [i for i, n in enumerate(data.shape) if n != 1]
+    axes = entry["axes"]
+    channels = data.dtype.names or ()
+    is_colour = channels[:3] == ("R", "G", "B")
+    return SignalInfo(
+        name=str(entry["metadata"].get("General", {}).get("title") or ""),
+        shape=tuple(int(data.shape[i]) for i in keep) + (len(channels),) * is_colour,
+        dtype=data.dtype[0] if is_colour else data.dtype,
+        axes=tuple(_axis(axes[i]) for i in keep) if len(axes) == data.ndim else (),
+        is_colour=is_colour,
+        load=partial(_load_entry, data),
+    )
+
+
+def _axis(axis: dict) -> Axis:
+    """Make an axis of one of rosettasciio's dictionaries."""
+    scale = axis.get("scale")
+    return Axis(
+        name=str(axis.get("name") or ""),
+        scale=math.nan if scale is None else float(scale),
+        units=str(axis.get("units") or ""),
+    )
+
+
+def _load_entry(data) -> np.ndarray:
+    """Load an array, dask array or memory map; colour channels become the last axis."""
+    array = np.asarray(data.compute(scheduler="synchronous") if hasattr(data, "compute") else data)
+    if array.dtype.names:
+        array = np.stack([array[name] for name in array.dtype.names], axis=-1)
+    return array.squeeze()
+
+
+def _read_tia(path: Path) -> list[SignalInfo]:
+    """Read ser files, alone or through the emi file beside them."""
+    sers = [path]
+    if path.suffix.lower() == ".emi":
+        sers = [
+            p
+            for p in path.parent.iterdir()
+            if re.fullmatch(re.escape(path.stem) + r"_\d\.ser", p.name, re.IGNORECASE)
+        ]
+    for ser in sers:
+        # Bytes 18 to 22 are the number of elements, each of which has an offset of at least 4
+        # bytes in the file: rosettasciio allocates what the header claims.
+        with ser.open("rb") as file:
+            count = int.from_bytes(file.read(22)[18:], "little")
+        if count * 4 > ser.stat().st_size:
+            raise PointDefectsError(f"{ser.name} is damaged or cut short: copy it anew")
+    return _rosettasciio(path, module="tia")
+
+
+def _read_emd(path: Path) -> list[SignalInfo]:
+    """Read a Velox or a Berkeley emd file."""
+    with h5py.File(path, "r") as file:
+        groups: list[str] = []
+        file.visititems(
+            lambda name, item: groups.append(name) if "emd_group_type" in item.attrs else None
+        )
+        if not groups:
+            return _rosettasciio(path, module="emd", select_type="images")
+        return [
+            _berkeley_signal(path, data)
+            for name in groups
+            for data in [file[name].get("data")]
+            if isinstance(data, h5py.Dataset)
+        ]
+
+
+def _berkeley_signal(path: Path, data: h5py.Dataset) -> SignalInfo:
+    """Describe the data of one Berkeley group, whose ``dim1`` … hold the axes' positions.
+
+    Not by rosettasciio, which loads stacks whole, drops units that are not in brackets, and
+    transposes images whose first axis is y.
+    """
+    keep = [i for i, n in enumerate(data.shape) if n != 1]
+    axes = []
+    for i in keep:
+        dim = data.parent.get(f"dim{i + 1}")
+        if dim is None:
+            axes.append(Axis())
+            continue
+        positions = np.ravel(dim[:2])
+        scale = float(positions[1] - positions[0]) if len(positions) > 1 else math.nan
+        name, units = (dim.attrs.get(key, b"") for key in ("name", "units"))
+        axes.append(Axis(_text(name), scale, _text(units)))
+    return SignalInfo(
+        name=data.parent.name.rsplit("/", 1)[-1],
+        shape=tuple(data.shape[i] for i in keep),
+        dtype=data.dtype,
+        axes=tuple(axes),
+        load=partial(_load_hdf5, path, data.name),
+    )
+
+
+def _text(value: str | bytes) -> str:
+    """Decode an attribute that may be bytes."""
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def _load_hdf5(path: Path, name: str) -> np.ndarray:
+    """Load one dataset without its axes of length 1."""
+    with h5py.File(path, "r") as file:
+        return file[name][()].squeeze()
+
+
+def _read_tiff(path: Path) -> list[SignalInfo]:
+    """Read a TIFF: pixel sizes by rosettasciio, which knows the makers' tags, data by tifffile.
+
+    A palette image's index is its data.
+    """
+    with tifffile.TiffFile(path) as tiff:
+        colour = [s.pages[0].photometric == tifffile.PHOTOMETRIC.RGB for s in tiff.series]
+        series = [(s.shape, s.dtype, s.axes, s.nbytes) for s in tiff.series]
+        imagej_unit = str((tiff.imagej_metadata or {}).get("unit", ""))
+    axes: list[tuple[Axis, ...]] = [()] * len(series)
+    if sum(nbytes for *_, nbytes in series) <= MAX_BYTES // 4:
+        # Tags that rosettasciio cannot read leave the image uncalibrated, not unread. Not lazy:
+        # that would leave the file open.
+        with suppress(Exception):
+            axes = [s.axes for s in _rosettasciio(path, module="tiff", lazy=False)]
+    return [
+        SignalInfo(
+            name="",
+            shape=tuple(n for n in shape if n != 1),
+            dtype=dtype,
+            # rosettasciio knows ImageJ's scale in any unit, but only one unit
+            axes=tuple(replace(axis, units=axis.units or imagej_unit) for axis in axes[i]),
+            is_colour=colour[i] and code.endswith("S"),
+            load=partial(_load_tiff, path, i),
+        )
+        for i, (shape, dtype, code, _) in enumerate(series)
+    ]
+
+
+def _load_tiff(path: Path, index: int) -> np.ndarray:
+    """Load one series of a TIFF."""
+    return tifffile.imread(path, series=index).squeeze()
+
+
+def _read_npy(path: Path) -> list[SignalInfo]:
+    """Read an array saved by NumPy; the map fails where the file is shorter than it claims."""
+    data = np.lib.format.open_memmap(path, mode="r")
+    shape = tuple(n for n in data.shape if n != 1)
+    is_colour = len(shape) == 3 and shape[-1] in (3, 4)
+    return [SignalInfo("", shape, data.dtype, (), is_colour, partial(_load_entry, data))]
+
+
+def _read_picture(path: Path) -> list[SignalInfo]:
+    """Read a png, jpg or bmp file; a palette's colours are its data."""
+    with PIL.Image.open(path, formats=("PNG", "JPEG", "BMP")) as picture:
+        if picture.mode in ("P", "PA", "CMYK", "YCbCr"):
+            picture = picture.convert("RGB")
+        elif picture.mode == "LA":
+            picture = picture.convert("L")
+        data = np.asarray(picture)
+    return [SignalInfo("", data.shape, data.dtype, (), data.ndim == 3, lambda: data)]
+
+
+READERS: dict[str, Callable[[Path], list[SignalInfo]]] = {
+    ".dm3": partial(_rosettasciio, module="digitalmicrograph"),
+    ".dm4": partial(_rosettasciio, module="digitalmicrograph"),
+    ".emd": _read_emd,
+    ".ser": _read_tia,
+    ".emi": _read_tia,
+    ".mrc": partial(_rosettasciio, module="mrc"),
+    ".tif": _read_tiff,
+    ".tiff": _read_tiff,
+    ".hspy": partial(_rosettasciio, module="hspy"),
+    ".npy": _read_npy,
+    ".png": _read_picture,
+    ".jpg": _read_picture,
+    ".jpeg": _read_picture,
+    ".bmp": _read_picture,
+}
+"""Reader of each extension that :func:`read_image` takes."""

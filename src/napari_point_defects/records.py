@@ -1,0 +1,216 @@
+"""Frozen records that cross module boundaries: image, calibration, lattice, hexagons, cells."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from napari_point_defects.materials import CELL_AREA, HEXAGON_SIZE, DefectClass
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Pixel size of an image.
+
+    Attributes
+    ----------
+    pixel_size_nm : (float, float) or None
+        Height and width of a pixel; None where nothing is known.
+    source : str
+        ``"file"``, ``"user"``, ``"lattice"`` or ``"none"``.
+    """
+
+    pixel_size_nm: tuple[float, float] | None = None
+    source: str = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class StemImage:
+    """One HAADF-STEM frame.
+
+    Attributes
+    ----------
+    data : ndarray of shape (M, N), float32
+        Intensities in the file's own units; finite, or NaN where nothing was recorded.
+    name : str
+        Stem of the file's name: outputs are named after it.
+    calibration : Calibration
+    path : Path or None
+    signal : str
+        Which signal of a file that holds several.
+    """
+
+    data: np.ndarray
+    name: str = "image"
+    calibration: Calibration = field(default_factory=Calibration)
+    path: Path | None = None
+    signal: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Lattice:
+    """The affine map from the canonical frame (units of a) to image pixels.
+
+    ``image = origin_px + matrix_px @ canonical`` for (y, x) column vectors.
+
+    Attributes
+    ----------
+    origin_px : ndarray of shape (2,)
+        A hollow site, in pixels.
+    matrix_px : ndarray of shape (2, 2)
+        Columns: the image of the canonical unit vectors along y and x.
+    quality : float
+        0 to 1: share of the mean-removed image explained by the lattice's harmonics.
+    sublattice_confidence : float
+        0.5 to 1: how sure the choice of hollow, X and M is.
+    """
+
+    origin_px: np.ndarray
+    matrix_px: np.ndarray
+    quality: float = 1.0
+    sublattice_confidence: float = 1.0
+
+    def to_image(self, canonical: np.ndarray) -> np.ndarray:
+        """Map canonical points, shape (..., 2), to image pixels."""
+        return np.asarray(canonical) @ self.matrix_px.T + self.origin_px
+
+    def to_canonical(self, points_px: np.ndarray) -> np.ndarray:
+        """Map image points, shape (..., 2), to the canonical frame."""
+        return (np.asarray(points_px) - self.origin_px) @ np.linalg.inv(self.matrix_px).T
+
+    @property
+    def a_px(self) -> float:
+        """Lattice constant of the undistorted lattice with the same area per cell."""
+        return float(np.sqrt(abs(np.linalg.det(self.matrix_px))))
+
+    @property
+    def cell_area_px(self) -> float:
+        """Area of the primitive cell in square pixels."""
+        return float(CELL_AREA * abs(np.linalg.det(self.matrix_px)))
+
+    @property
+    def _scan_and_rotation(self) -> tuple[np.ndarray, np.ndarray]:
+        """Split the matrix into a lower-triangular scan distortion and a rotation.
+
+        A raster scan keeps its rows horizontal: drift slides and stretches rows, so the
+        distortion that acts after the sample's rotation is lower triangular in (y, x).
+        """
+        q, r = np.linalg.qr(self.matrix_px.T)
+        signs = np.sign(np.diag(r))
+        return (r.T * signs), (q * signs).T
+
+    @property
+    def angle_deg(self) -> float:
+        """Direction of the lattice row, from the image's x axis towards its y axis (down)."""
+        _, rotation = self._scan_and_rotation
+        return float(np.degrees(np.arctan2(rotation[0, 1], rotation[1, 1])))
+
+    @property
+    def shear(self) -> float:
+        """Sideways slide of rows per row."""
+        scan, _ = self._scan_and_rotation
+        return float(scan[1, 0] / scan[0, 0])
+
+    @property
+    def stretch(self) -> float:
+        """Horizontal over vertical scale of the scan, less 1."""
+        scan, _ = self._scan_and_rotation
+        return float(scan[1, 1] / scan[0, 0] - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Hexagons:
+    """Hexagonal cells found by CNN-1.
+
+    Attributes
+    ----------
+    corners_px : ndarray of shape (N, 4, 2)
+        Corners (y, x) of each hexagon's canonical box, in image pixels, in the order
+        upper left, upper right, lower right, lower left of the canonical frame.
+    scores : ndarray of shape (N,)
+        Detection scores, 0 to 1.
+    """
+
+    corners_px: np.ndarray
+    scores: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    @classmethod
+    def from_canonical_boxes(
+        cls, boxes: np.ndarray, scores: np.ndarray, lattice: Lattice
+    ) -> Hexagons:
+        """Make hexagons of canonical boxes (y_min, x_min, y_max, x_max), shape (N, 4)."""
+        boxes = np.asarray(boxes, float).reshape(-1, 4)
+        corners = boxes[:, [[0, 1], [0, 3], [2, 3], [2, 1]]]
+        return cls(lattice.to_image(corners), np.asarray(scores, float))
+
+    def canonical_boxes(self, lattice: Lattice) -> np.ndarray:
+        """Return (y_min, x_min, y_max, x_max) in the canonical frame, shape (N, 4)."""
+        corners = lattice.to_canonical(np.asarray(self.corners_px, float).reshape(-1, 4, 2))
+        return np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
+
+
+@dataclass(frozen=True, slots=True)
+class UnitCells:
+    """Unit cells: one X–M bond of the canonical direction each.
+
+    Attributes
+    ----------
+    chalcogen_px, metal_px : ndarray of shape (N, 2)
+        Positions (y, x) of the X₂ and the M column in image pixels.
+    votes : ndarray of shape (N,), int
+        How many hexagons found the cell: 1 or 2.
+    probabilities : ndarray of shape (N, 6)
+        Class probabilities; NaN before classification.
+    """
+
+    chalcogen_px: np.ndarray
+    metal_px: np.ndarray
+    votes: np.ndarray
+    probabilities: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.votes)
+
+    @classmethod
+    def unclassified(
+        cls, chalcogen_px: np.ndarray, metal_px: np.ndarray, votes: np.ndarray
+    ) -> UnitCells:
+        """Return cells whose class is not known yet."""
+        return cls(chalcogen_px, metal_px, votes, np.full((len(votes), 6), np.nan))
+
+    @property
+    def classes(self) -> np.ndarray:
+        """Most probable class of each cell, shape (N,), values of ``DefectClass``."""
+        return np.argmax(self.probabilities, axis=1)
+
+    @property
+    def confidence(self) -> np.ndarray:
+        """Probability of the most probable class, shape (N,)."""
+        return self.probabilities.max(axis=1, initial=0.0)
+
+    @property
+    def centres_px(self) -> np.ndarray:
+        """Middle of the bond, shape (N, 2)."""
+        return (self.chalcogen_px + self.metal_px) / 2
+
+
+def cell_classes(missing_chalcogens: np.ndarray, metal_missing: np.ndarray) -> np.ndarray:
+    """Return ``DefectClass`` values for arrays of missing X atoms (0–2) and missing M (bool)."""
+    return np.asarray(missing_chalcogens, int) + int(DefectClass.V_M) * np.asarray(
+        metal_missing, int
+    )
+
+
+def hexagon_boxes(centres: np.ndarray) -> np.ndarray:
+    """Return canonical boxes (y_min, x_min, y_max, x_max) of hexagons centred there, (N, 4).
+
+    The six columns do not lie symmetrically about the hollow, the box does: X at +d below is
+    matched by M at −d above.
+    """
+    centres = np.asarray(centres, float).reshape(-1, 2)
+    return np.concatenate([centres - HEXAGON_SIZE / 2, centres + HEXAGON_SIZE / 2], axis=1)

@@ -1,0 +1,1 @@
+"""Simulated HAADF-STEM images: columns by multislice, their superposition, noise."""

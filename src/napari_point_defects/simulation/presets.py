@@ -1,0 +1,170 @@
+"""What training sets are made of: ranges that scenes are drawn from, and the named presets."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from napari_point_defects.materials import MATERIALS, get_material
+from napari_point_defects.simulation.columns import MicroscopeSettings
+from napari_point_defects.simulation.scenes import SceneSettings
+
+Range = tuple[float, float]
+
+_SCENE_RANGES = (
+    "angle_deg",
+    "shear",
+    "stretch",
+    "drift_a",
+    "jitter_a",
+    "source_fwhm_nm",
+    "tail_fraction",
+    "tail_fwhm_nm",
+    "defocus_nm",
+    "astigmatism_nm",
+    "contamination_length_nm",
+    "vacuum_fraction",
+)
+_LOG_RANGES = ("a_px", "defect_rate", "column_counts")
+
+
+class TrainingSetSettings(BaseModel):
+    """Ranges a training set's images are drawn from, uniformly unless said otherwise."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    preset: str = Field("wide", description="Name of the preset these settings come from")
+    materials: tuple[str, ...] = Field(("MoTe2",), min_length=1, description="Formulas")
+    microscope: MicroscopeSettings = MicroscopeSettings()
+    train_images: int = Field(2800, ge=1, description="Images in the training split")
+    validation_images: int = Field(200, ge=0, description="Images in the validation split")
+    seed: int = Field(0, ge=0, description="Seed: the same seed gives the same bytes")
+    one_cell: bool = Field(
+        False, description="Each image shows one labelled cell in the middle; classes in turn"
+    )
+    side_a: float = Field(12.0, ge=3, description="Side of an image [a]")
+    a_px: Range = Field((10.0, 60.0), description="Lattice constant [px], log-uniform")
+    angle_deg: Range = Field((-180.0, 180.0), description="Rotation [°]")
+    shear: Range = Field((-0.15, 0.15), description="Sideways slide of rows per row")
+    stretch: Range = Field((-0.15, 0.15), description="Horizontal over vertical scale − 1")
+    drift_a: Range = Field((0.0, 0.3), description="Amplitude of non-linear drift [a]")
+    jitter_a: Range = Field((0.0, 0.04), description="RMS sideways error of a row [a]")
+    source_fwhm_nm: Range = Field((0.05, 0.13), description="Source size, FWHM [nm]")
+    tail_fraction: Range = Field((0.0, 0.3), description="Share of a wide probe tail")
+    tail_fwhm_nm: Range = Field((0.15, 0.4), description="Width of that tail, FWHM [nm]")
+    defocus_nm: Range = Field((-4.0, 4.0), description="Residual defocus [nm]")
+    astigmatism_nm: Range = Field((0.0, 2.0), description="Residual astigmatism [nm]")
+    chalcogen_gain_sigma: float = Field(
+        0.12, ge=0, description="Spread of the X columns' brightness, standard deviation of its log"
+    )
+    contamination: Range = Field((0.0, 0.5), description="Mean, share of the brightest peak")
+    contamination_share: float = Field(0.6, ge=0, le=1, description="Share of images with it")
+    contamination_length_nm: Range = Field((0.4, 4.0), description="Correlation length [nm]")
+    vacuum_share: float = Field(0.25, ge=0, le=1, description="Share of images torn or holed")
+    vacuum_fraction: Range = Field((0.05, 0.4), description="Share of the image that is vacuum")
+    defect_rate: Range = Field((0.02, 0.16), description="Share of defective cells, log-uniform")
+    class_mix: tuple[float, float, float, float, float] = Field(
+        (2.0, 0.9, 0.8, 0.6, 0.6), description="Dirichlet weights of the five defect classes"
+    )
+    column_counts: Range | None = Field(
+        (15.0, 20000.0), description="Counts in a whole perfect X₂ column, log-uniform"
+    )
+    poisson_lambda: Range = Field(
+        (5.0, 20.0), description="λ, counts at its maximum; used where column_counts is none"
+    )
+    gaussian_mu: Range = Field((0.0, 25.0), description="μ, standard deviation in grey levels")
+    gaussian_share: float = Field(0.6, ge=0, le=1, description="Share of images with that noise")
+    bits: tuple[Literal[8, 16], ...] = Field(
+        (8, 16), min_length=1, description="Bit depths, in equal parts"
+    )
+
+    @model_validator(mode="after")
+    def _ranges_are_possible(self) -> TrainingSetSettings:
+        for name in (*_SCENE_RANGES, *_LOG_RANGES, "contamination", "poisson_lambda"):
+            limits = getattr(self, name)
+            if limits is None:
+                continue
+            low, high = limits
+            if low > high or (name in _LOG_RANGES and low <= 0):
+                raise ValueError(f"{name}: {low} to {high} is not a possible range")
+        return self
+
+    def draw_scene(self, rng: np.random.Generator) -> SceneSettings:
+        """Draw one scene's settings."""
+        material = str(rng.choice(list(self.materials)))
+        a_px = _log_uniform(rng, self.a_px)
+        side = round(self.side_a * a_px)
+        rate = _log_uniform(rng, self.defect_rate)
+        mix = rng.dirichlet(self.class_mix) * rate
+        contaminated = rng.random() < self.contamination_share
+        vacuum = rng.choice(["edge", "hole"]) if rng.random() < self.vacuum_share else "none"
+        values = {name: float(rng.uniform(*getattr(self, name))) for name in _SCENE_RANGES}
+        return SceneSettings(
+            material=material,
+            height_px=side,
+            width_px=side,
+            a_px=a_px,
+            astigmatism_deg=float(rng.uniform(0, 180)),
+            chalcogen_gain=float(np.exp(rng.normal(0, self.chalcogen_gain_sigma))),
+            contamination=float(rng.uniform(*self.contamination)) if contaminated else 0.0,
+            vacuum=str(vacuum),
+            defect_rates=tuple(mix.tolist()),
+            **values,
+        )
+
+
+def _log_uniform(rng: np.random.Generator, limits: Range) -> float:
+    low, high = np.log(limits)
+    return float(np.exp(rng.uniform(low, high)))
+
+
+_STILL = {
+    "angle_deg": (0.0, 0.0),
+    "shear": (0.0, 0.0),
+    "stretch": (0.0, 0.0),
+    "drift_a": (0.0, 0.0),
+    "jitter_a": (0.0, 0.0),
+    "source_fwhm_nm": (0.06, 0.06),
+    "tail_fraction": (0.0, 0.0),
+    "defocus_nm": (0.0, 0.0),
+    "astigmatism_nm": (0.0, 0.0),
+    "chalcogen_gain_sigma": 0.0,
+    "contamination_share": 0.0,
+    "vacuum_share": 0.0,
+    "column_counts": None,
+    "gaussian_mu": (20.0, 20.0),
+    "gaussian_share": 1.0,
+    "bits": (8,),
+}
+
+PRESETS = {
+    "wide": TrainingSetSettings(materials=tuple(MATERIALS)),
+    # 512 px at the paper's magnification, whose hexagon is 120 x 130 px of a 2048 px frame.
+    "paper-cnn1": TrainingSetSettings(
+        preset="paper-cnn1",
+        train_images=500,
+        validation_images=50,
+        side_a=512 / 19,
+        a_px=(19.0, 19.0),
+        **_STILL,
+    ),
+    # 800 and 200 cells of each of the six classes, at 20 M×: a = 76 px.
+    "paper-cnn2": TrainingSetSettings(
+        preset="paper-cnn2",
+        train_images=6 * 800,
+        validation_images=6 * 200,
+        one_cell=True,
+        side_a=3.2,
+        a_px=(76.0, 76.0),
+        **_STILL,
+    ),
+}
+"""``wide`` trains the shipped weights; the others are the paper's sets."""
+
+
+def check_materials(settings: TrainingSetSettings) -> None:
+    """Raise ``PointDefectsError`` if a material is not known."""
+    for name in settings.materials:
+        get_material(name)

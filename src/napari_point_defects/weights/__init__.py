@@ -1,0 +1,133 @@
+"""Shipped weights and their model cards; loading checks the hash and never unpickles.
+
+Weights are a safetensors file; beside it, under the same name, a JSON model card says what it
+is, what it was trained on, how well it does, and the sha256 of the weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from napari_point_defects import __version__
+from napari_point_defects.errors import PointDefectsError
+from napari_point_defects.materials import DefectClass
+
+SHIPPED = {
+    "detector": Path(__file__).parent / "detector-compact.safetensors",
+    "classifier": Path(__file__).parent / "classifier-compact.safetensors",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Tensors and the card that describes them."""
+
+    tensors: dict[str, torch.Tensor]
+    card: dict[str, Any]
+    path: Path
+
+    @property
+    def version(self) -> str:
+        """Name and first digits of the hash: what a census records."""
+        return f"{self.path.stem}@{self.card['sha256'][:12]}"
+
+
+def save_weights(
+    path: Path,
+    tensors: dict[str, torch.Tensor],
+    *,
+    kind: str,
+    settings: dict,
+    training_set: dict,
+    metrics: dict,
+) -> None:
+    """Write weights in half precision and their model card.
+
+    Parameters
+    ----------
+    path : Path
+        Ends in ``.safetensors``; the card goes beside it with ``.json``.
+    tensors : dict of Tensor
+    kind : {"detector", "classifier"}
+    settings : dict
+        The network's settings, preset included.
+    training_set : dict
+        The training set's settings, seed included.
+    metrics : dict
+    """
+    half = {
+        name: (t.half() if t.is_floating_point() else t).contiguous() for name, t in tensors.items()
+    }
+    content = save(half)
+    card = {
+        "kind": kind,
+        "program": __version__,
+        "classes": [c.name for c in DefectClass] if kind == "classifier" else ["hexagon"],
+        "settings": settings,
+        "training_set": training_set,
+        "metrics": metrics,
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for target, data in (
+        (path, content),
+        (path.with_suffix(".json"), (json.dumps(card, indent=2) + "\n").encode()),
+    ):
+        temporary = target.with_name(target.name + ".tmp")
+        temporary.write_bytes(data)
+        temporary.replace(target)
+
+
+def load_weights(kind: str, path: Path | None = None) -> Weights:
+    """Read weights after checking them against their model card.
+
+    Parameters
+    ----------
+    kind : {"detector", "classifier"}
+    path : Path, optional
+        Default: the shipped ones.
+
+    Returns
+    -------
+    Weights
+        Tensors in single precision.
+
+    Raises
+    ------
+    PointDefectsError
+        If a file is missing or broken, the hash is wrong, or they are of another kind.
+    """
+    path = Path(path) if path is not None else SHIPPED[kind]
+    card_path = path.with_suffix(".json")
+    try:
+        content = path.read_bytes()
+        card = json.loads(card_path.read_text())
+        found, expected = hashlib.sha256(content).hexdigest(), card["sha256"]
+        card_kind, _ = card["kind"], card["settings"]
+    except OSError as error:
+        raise PointDefectsError(
+            f"cannot read the weights {error.filename}: give a .safetensors file that has its "
+            "model card (.json) beside it"
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise PointDefectsError(f"{card_path} is not a model card: {error!r}") from error
+    if found != expected:
+        raise PointDefectsError(
+            f"{path} does not match the hash in its model card: get both files again"
+        )
+    if card_kind != kind:
+        raise PointDefectsError(f"{path} holds a {card_kind}, not a {kind}")
+    try:
+        tensors = load(content)
+    except SafetensorError as error:
+        raise PointDefectsError(f"{path} is not a safetensors file: {error}") from error
+    single = {k: t.float() if t.is_floating_point() else t for k, t in tensors.items()}
+    return Weights(single, card, path)

@@ -1,0 +1,194 @@
+import json
+
+import numpy as np
+import pytest
+
+from napari_point_defects import census as census_module
+from napari_point_defects.census import (
+    Census,
+    cells_table,
+    census_dict,
+    census_table,
+    choose_pixel_size,
+    count_interval,
+    take_census,
+)
+from napari_point_defects.errors import PointDefectsError
+from napari_point_defects.materials import get_material
+from napari_point_defects.records import Calibration, Lattice, UnitCells
+
+MOTE2 = get_material("MoTe2")
+CONTRACT = (
+    "cell_id,chalcogen_y,chalcogen_x,metal_y,metal_x,label,confidence,p_Perfect,p_V_Te1,p_V_Te2,"
+    "p_V_Mo,p_V_Te1+V_Mo,p_V_Te2+V_Mo,votes"
+)
+
+
+def cells_of(counts):
+    """Return cells with so many of each class, 0.9 sure of it."""
+    classes = np.repeat(np.arange(6), counts)
+    probabilities = np.full((len(classes), 6), 0.02)
+    probabilities[np.arange(len(classes)), classes] = 0.9
+    positions = np.stack([np.arange(len(classes)), np.full(len(classes), 7.0)], axis=1)
+    return UnitCells(positions, positions + [0, 5], np.full(len(classes), 2), probabilities)
+
+
+def lattice_of(height_px, width_px=None):
+    return Lattice(np.zeros(2), np.diag([height_px, width_px or height_px]).astype(float))
+
+
+def test_known_area_of_mote2():
+    cells = cells_of([3000, 37, 0, 0, 0, 0])
+    scale = MOTE2.lattice_constant_nm / 76
+    census = take_census(cells, lattice_of(76), MOTE2, (scale, scale))
+    assert census.n_cells == 3037
+    assert census.cell_area_nm2 == pytest.approx(MOTE2.cell_area_nm2)
+    assert census.area_nm2 == pytest.approx(326, abs=0.5)
+
+
+def test_known_density():
+    # 147 defects on 205.3 nm², the paper's slip put right
+    census = Census(np.array([1766, 147, 0, 0, 0, 0]), 205.3 / 1913, MOTE2)
+    row = census_table(census).set_index("label").loc["V_Te1"]
+    assert row["count"] == 147
+    assert row["density_per_cm2"] == pytest.approx(7.16e13, rel=1e-3)
+    assert row["density_per_nm2"] == pytest.approx(0.716, rel=1e-3)
+    low, high = row["density_per_cm2_interval95"]
+    assert low == pytest.approx(6.05e13, rel=2e-3)
+    assert high == pytest.approx(8.42e13, rel=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("count", "low", "high"),
+    # Garwood's table
+    [(0, 0, 3.689), (1, 0.0253, 5.572), (10, 4.795, 18.39), (100, 81.36, 121.6)],
+)
+def test_interval_is_garwoods(count, low, high):
+    assert count_interval(count) == pytest.approx((low, high), rel=1e-3)
+
+
+def test_vacancies_count_atoms():
+    census = take_census(cells_of([90, 4, 3, 2, 1, 5]), lattice_of(50), MOTE2, (0.007, 0.007))
+    assert census.defect_count == 15
+    assert census.chalcogen_vacancies == 4 + 2 * 3 + 1 + 2 * 5
+    assert census.metal_vacancies == 2 + 1 + 5
+    content = census_dict(census, lattice_of(50), (0.007, 0.007), "lattice")
+    assert content["vacancies"]["Te"]["fraction"] == pytest.approx(21 / 210)
+    assert content["vacancies"]["Mo"]["fraction"] == pytest.approx(8 / 105)
+
+
+def test_no_cells_or_no_classes():
+    with pytest.raises(PointDefectsError, match="no unit cells"):
+        take_census(cells_of([0] * 6), lattice_of(50), MOTE2, (0.007, 0.007))
+    unknown = UnitCells.unclassified(np.zeros((3, 2)), np.zeros((3, 2)), np.ones(3, int))
+    with pytest.raises(PointDefectsError, match="not classified"):
+        take_census(unknown, lattice_of(50), MOTE2, (0.007, 0.007))
+    with pytest.raises(PointDefectsError, match="not classified"):
+        cells_table(unknown, MOTE2)
+
+
+def test_cells_table_keeps_the_contract():
+    table = cells_table(cells_of([2, 1, 0, 1, 0, 1]), MOTE2)
+    assert ",".join(table.columns) == CONTRACT
+    assert table["label"].tolist() == ["Perfect", "Perfect", "V_Te1", "V_Mo", "V_Te2+V_Mo"]
+    assert table["cell_id"].tolist() == [0, 1, 2, 3, 4]
+    assert table.loc[3, ["chalcogen_y", "chalcogen_x", "metal_y", "metal_x"]].tolist() == [
+        3,
+        7,
+        3,
+        12,
+    ]
+    assert (table["confidence"] == 0.9).all()
+    assert table["votes"].tolist() == [2] * 5
+
+
+def test_cells_table_of_nothing_keeps_its_columns():
+    assert ",".join(cells_table(cells_of([0] * 6), MOTE2).columns) == CONTRACT
+
+
+def test_census_dict_keeps_the_contract():
+    census = take_census(cells_of([99, 1, 0, 0, 0, 0]), lattice_of(50), MOTE2, (0.007, 0.008))
+    content = census_dict(
+        census,
+        lattice_of(50),
+        (0.007, 0.008),
+        "file",
+        warnings=["a"],
+        weights={"classifier": "b"},
+        versions={"torch": "2"},
+        settings={"alpha": 0.65},
+    )
+    json.dumps(content, allow_nan=False)
+    assert content["pixel_size_nm"] == [0.007, 0.008]
+    assert content["lattice"]["a_px"] == pytest.approx(50)
+    assert content["lattice"]["a_nm"] == pytest.approx(50 * np.sqrt(0.007 * 0.008))
+    assert content["area_nm2"] == pytest.approx(100 * np.sqrt(3) / 2 * 2500 * 0.007 * 0.008)
+    assert list(content["classes"]) == list(MOTE2.class_labels)
+    empty = content["classes"]["V_Mo"]
+    assert empty["count"] == 0
+    assert empty["density_per_nm2"] == 0
+    assert empty["density_per_nm2_interval95"][0] == 0
+    assert empty["density_per_nm2_interval95"][1] == pytest.approx(
+        3.689 / census.area_nm2, rel=1e-3
+    )
+    assert content["settings"] == {"alpha": 0.65}
+
+
+def test_pixel_size_from_the_lattice_alone():
+    size, source, warning = choose_pixel_size(Calibration(), lattice_of(76), MOTE2)
+    assert size == pytest.approx((MOTE2.lattice_constant_nm / 76,) * 2)
+    assert (source, warning) == ("lattice", None)
+
+
+@pytest.mark.parametrize("factor", [0.98, 1.0, 1.025])
+def test_pixel_size_of_the_file_that_agrees(factor):
+    scale = factor * MOTE2.lattice_constant_nm / 76
+    chosen = choose_pixel_size(Calibration((scale, scale), "file"), lattice_of(76), MOTE2)
+    assert chosen == ((scale, scale), "file", None)
+
+
+def test_pixel_size_of_the_file_that_is_wrong():
+    right = MOTE2.lattice_constant_nm / 76
+    calibration = Calibration((1.07 * right, 1.07 * right), "file")
+    size, source, warning = choose_pixel_size(calibration, lattice_of(76), MOTE2)
+    assert size == pytest.approx((right, right))
+    assert source == "lattice"
+    assert "7.0% above" in warning
+    assert "used instead" in warning
+    assert "\n" not in warning
+    size, source, warning = choose_pixel_size(calibration, lattice_of(76), MOTE2, trust_file=True)
+    assert size == calibration.pixel_size_nm
+    assert source == "file"
+    assert "all the same" in warning
+
+
+def test_users_pixel_size_is_used_but_warned_of():
+    calibration = Calibration((0.001, 0.001), "user")
+    size, source, warning = choose_pixel_size(calibration, lattice_of(76), MOTE2)
+    assert (size, source) == ((0.001, 0.001), "user")
+    assert "given pixel size" in warning
+    assert "below MoTe2's" in warning
+
+
+def test_pixels_that_are_not_square():
+    # right area, but the image is 10 % wider than the file's square pixels say
+    right = MOTE2.lattice_constant_nm / 76
+    stretched = lattice_of(76 / np.sqrt(1.1), 76 * np.sqrt(1.1))
+    _, source, warning = choose_pixel_size(Calibration((right, right), "file"), stretched, MOTE2)
+    assert source == "file"
+    assert "10.0% too wide" in warning
+    # the file's pixels explain the stretch
+    explained = Calibration((right * np.sqrt(1.1), right / np.sqrt(1.1)), "file")
+    assert choose_pixel_size(explained, stretched, MOTE2)[1:] == ("file", None)
+    # the ratio is right and the size is wrong: keep the ratio
+    wrong = Calibration(tuple(2 * s for s in explained.pixel_size_nm), "file")
+    size, source, warning = choose_pixel_size(wrong, stretched, MOTE2)
+    assert size == pytest.approx(explained.pixel_size_nm)
+    assert source == "lattice"
+    assert "100.0% above" in warning
+
+
+def test_examples_in_the_docstrings():
+    import doctest
+
+    assert doctest.testmod(census_module).failed == 0
