@@ -1,0 +1,141 @@
+"""Unit cells <-> the table behind the Points layer that shows them. Pure: no viewer, no Qt.
+
+One row per unit cell. ``predicted`` is the network's class and ``label`` the one that counts;
+``state`` says who is behind it:
+
+========== =============================================================
+predicted  the network alone
+confirmed  the network, and the user agreed (or moved the cell)
+corrected  the user changed the class
+added      the user drew the cell, or the network no longer finds it
+========== =============================================================
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from napari_point_defects.materials import BOND, Material
+from napari_point_defects.records import Lattice, UnitCells
+
+STATES = ("predicted", "confirmed", "corrected", "added")
+POSITION_COLUMNS = ["chalcogen_y", "chalcogen_x", "metal_y", "metal_x"]
+NEW_ID = -1
+"""``cell_id`` of a point that the user has just added."""
+
+_MOVED_PX = 0.05
+
+
+def cell_table(cells: UnitCells, material: Material) -> pd.DataFrame:
+    """Make the table of freshly classified cells."""
+    labels = material.class_labels
+    predicted = pd.Categorical.from_codes(cells.classes, labels)
+    table = pd.DataFrame(
+        {
+            "cell_id": np.arange(len(cells)),
+            "label": predicted,
+            "confidence": np.round(cells.confidence, 4),
+            "state": pd.Categorical(["predicted"] * len(cells), STATES),
+            "predicted": predicted,
+            "votes": np.asarray(cells.votes, int),
+        }
+    )
+    positions = np.concatenate([cells.chalcogen_px, cells.metal_px], axis=1)
+    table[POSITION_COLUMNS] = positions.reshape(-1, 4)
+    table[[f"p_{label}" for label in labels]] = cells.probabilities.reshape(-1, len(labels))
+    return table
+
+
+def new_row(material: Material, label: str | None = None) -> pd.DataFrame:
+    """Return the one-row table of a cell that the user adds."""
+    nowhere = np.full((1, 2), np.nan)
+    table = cell_table(UnitCells(nowhere, nowhere, np.zeros(1, int), np.eye(6)[:1]), material)
+    table["cell_id"] = NEW_ID
+    table.loc[0, "label"] = label or material.class_labels[0]
+    table.loc[0, "state"] = "added"
+    table[["confidence", *(f"p_{name}" for name in material.class_labels)]] = np.nan
+    return table
+
+
+def centres_px(table: pd.DataFrame) -> np.ndarray:
+    """Return the bond centres (y, x) that the table's positions say, shape (N, 2)."""
+    positions = table[POSITION_COLUMNS].to_numpy(float)
+    return (positions[:, :2] + positions[:, 2:]) / 2
+
+
+def half_bond_px(lattice: Lattice) -> np.ndarray:
+    """Return half the way (y, x) from a cell's X₂ column to its M column."""
+    return lattice.matrix_px @ np.array([-BOND / 2, 0.5]) / 2
+
+
+def tidy(table: pd.DataFrame, points_px: np.ndarray, lattice: Lattice) -> pd.DataFrame:
+    """Bring ids, positions and states up to date with the user's edits.
+
+    Parameters
+    ----------
+    table : DataFrame
+        The layer's features, edited or not.
+    points_px : ndarray of shape (N, 2)
+        The layer's points: bond centres (y, x) in image pixels.
+    lattice : Lattice
+        Gives an added cell its bond.
+
+    Returns
+    -------
+    DataFrame
+        A new table; applying this twice changes nothing more.
+    """
+    table = table.copy()
+    points_px = np.asarray(points_px, float).reshape(-1, 2)
+    ids = table["cell_id"].to_numpy(int)
+    # a pasted point brings its original's id along
+    new = (ids == NEW_ID) | table["cell_id"].duplicated().to_numpy()
+    ids = ids.copy()
+    ids[new] = max(ids.max(initial=-1), -1) + 1 + np.arange(new.sum())
+    table["cell_id"] = ids
+
+    shift = points_px - centres_px(table)
+    moved = np.abs(shift).max(axis=1, initial=0) > _MOVED_PX
+    positions = table[POSITION_COLUMNS].to_numpy(float, copy=True)
+    positions[moved] += np.tile(shift[moved], 2)
+    half = half_bond_px(lattice)
+    unplaced = np.isnan(positions).any(axis=1)
+    positions[unplaced] = np.concatenate(
+        [points_px[unplaced] - half, points_px[unplaced] + half], axis=1
+    )
+    table[POSITION_COLUMNS] = positions
+
+    state = table["state"].astype(str).to_numpy(object)
+    added = new | (state == "added")
+    differs = table["label"].astype(str).to_numpy() != table["predicted"].astype(str).to_numpy()
+    agreed = (state == "confirmed") | moved
+    state = np.select(
+        [added, differs, agreed], ["added", "corrected", "confirmed"], default="predicted"
+    )
+    table["state"] = pd.Categorical(state, STATES)
+    return table
+
+
+def cells_of_table(table: pd.DataFrame, material: Material) -> UnitCells:
+    """Read unit cells back; where the user decided, the label has probability one."""
+    labels = list(material.class_labels)
+    probabilities = table[[f"p_{label}" for label in labels]].to_numpy(float, copy=True)
+    codes = pd.Categorical(table["label"].astype(str), labels).codes
+    decided = (table["state"] != "predicted").to_numpy()
+    probabilities[decided] = np.eye(len(labels))[codes[decided]]
+    positions = table[POSITION_COLUMNS].to_numpy(float)
+    return UnitCells(
+        positions[:, :2], positions[:, 2:], table["votes"].to_numpy(int), probabilities
+    )
+
+
+def translated(table: pd.DataFrame, old: Material, new: Material) -> pd.DataFrame:
+    """Write the classes of a table with another material's elements."""
+    if old == new:
+        return table
+    names = dict(zip(old.class_labels, new.class_labels, strict=True))
+    table = table.rename(columns={f"p_{a}": f"p_{b}" for a, b in names.items()})
+    for column in ("label", "predicted"):
+        table[column] = table[column].cat.rename_categories(names)
+    return table

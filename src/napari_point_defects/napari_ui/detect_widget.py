@@ -1,0 +1,171 @@
+"""The dock widget *Detect unit cells*: an image in, a Shapes layer of hexagons out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import napari
+from napari.layers import Image, Layer
+from napari.utils.notifications import show_info, show_warning
+from qtpy.QtWidgets import QLabel
+
+from napari_point_defects import pipeline
+from napari_point_defects.errors import PointDefectsError
+from napari_point_defects.materials import MATERIALS
+from napari_point_defects.napari_ui.hexagon_layers import hexagons_layer_data, is_edited
+from napari_point_defects.napari_ui.image_layers import (
+    check_image,
+    pixel_size_nm,
+    placement,
+    stem_image,
+)
+from napari_point_defects.napari_ui.layer_chooser import LayerChooser
+from napari_point_defects.napari_ui.links import (
+    HexagonsLink,
+    image_layer,
+    link_of,
+    own_layer,
+    replace_layer,
+    set_aside,
+)
+from napari_point_defects.napari_ui.pane import Pane
+from napari_point_defects.napari_ui.run_panel import RunPanel
+from napari_point_defects.napari_ui.settings_form import (
+    SettingsForm,
+    advanced_box,
+    make_settings,
+)
+
+if TYPE_CHECKING:
+    from napari_point_defects.pipeline import AnalysisSettings, Detection
+
+MAIN_FIELDS = ("material", "pixel_size_nm")
+ADVANCED_FIELDS = (
+    "trust_pixel_size",
+    "sublattice_rank",
+    "min_score",
+    "detector_weights",
+    "device",
+)
+WARNING_STYLE = "color: #e08a00;"
+
+
+class DetectWidget(Pane):
+    """Finds the lattice and the hexagonal cells of an image.
+
+    A second run replaces the layer of the first; a layer that the user has edited since is kept
+    under the name "… (edited)".
+
+    Parameters
+    ----------
+    napari_viewer : napari.Viewer
+    """
+
+    def __init__(self, napari_viewer: napari.Viewer) -> None:
+        super().__init__()
+        self._viewer = viewer = napari_viewer
+        self.images = LayerChooser(viewer, lambda layer: isinstance(layer, Image), "open an image")
+        self.form = SettingsForm(
+            pipeline.AnalysisSettings, MAIN_FIELDS, choices={"material": tuple(MATERIALS)}
+        )
+        self.advanced = SettingsForm(
+            pipeline.AnalysisSettings,
+            ADVANCED_FIELDS,
+            choices={"device": ("auto", "cpu", "cuda", "mps")},
+            empty={"detector_weights": "shipped"},
+        )
+        self.run = RunPanel(
+            "Detect unit cells",
+            "Find the lattice and the hexagonal cells; draws them into a Shapes layer.",
+        )
+        self.result = QLabel()
+        self.result.setWordWrap(True)
+        self.warnings = QLabel()
+        self.warnings.setWordWrap(True)
+        self.warnings.setStyleSheet(WARNING_STYLE)
+        self.warnings.hide()
+        self._lay_out()
+
+        self.run.run_requested.connect(self.detect)
+        self.images.layer_changed.connect(self._show_pixel_size)
+        self._show_pixel_size()
+
+    def settings(self) -> AnalysisSettings:
+        """Return the settings the form shows.
+
+        Raises
+        ------
+        PointDefectsError
+            If one is not allowed.
+        """
+        values = {**self.form.values(), **self.advanced.values()}
+        return make_settings(pipeline.AnalysisSettings, values)
+
+    def detect(self) -> None:
+        """Start a run, or say why it cannot start."""
+        layer = self.images.layer
+        try:
+            if layer is None and self._viewer.layers.selection.active is not None:
+                check_image(self._viewer.layers.selection.active)
+            image, settings = stem_image(layer), self.settings()
+        except PointDefectsError as error:
+            self.run.fail(error)
+            return
+        self._show_warnings(())
+        self.result.clear()
+        image_id = layer.unique_id
+
+        def work(**callbacks: Any) -> Detection:
+            return pipeline.detect(image, settings, **callbacks)
+
+        def done(detection: Detection) -> None:
+            n = len(detection.hexagons)
+            self.run.defer(
+                f"Drawing {n:,} hexagons…", lambda: self.draw(image_id, detection, settings)
+            )
+
+        self.run.start(f"Detect unit cells in {layer.name}", work, done)
+
+    def draw(self, image_id: Any, detection: Detection, settings: AnalysisSettings) -> None:
+        """Show a detection of the image layer with that ``unique_id``."""
+        layers = self._viewer.layers
+        image = image_layer(layers, image_id)
+        if image is None:
+            raise PointDefectsError("the image was closed while it was analysed: nothing was drawn")
+        name = f"{image.name} hexagons"
+        old = own_layer(layers, image_id, HexagonsLink)
+        if old is not None and is_edited(old.data, link_of(old, HexagonsLink).detection.hexagons):
+            set_aside(old, name)
+            show_info(f"You had edited the hexagons: they are kept as {old.name!r}")
+            old = None
+        link = HexagonsLink(image_id, detection, settings)
+        new = Layer.create(*hexagons_layer_data(link, name, placement(image)))
+        replace_layer(self._viewer, old, new)
+        self._report(detection, settings)
+
+    def _report(self, detection: Detection, settings: AnalysisSettings) -> None:
+        self.run.say("")
+        lattice, (height, width) = detection.lattice, detection.pixel_size_nm
+        self.result.setText(
+            f"<b>{len(detection.hexagons):,} hexagons</b> of {settings.material}<br>"
+            f"a = {lattice.a_px:.2f} px; lattice row at {lattice.angle_deg:.1f}°<br>"
+            f"shear {100 * lattice.shear:.1f} %, stretch {100 * lattice.stretch:.1f} %<br>"
+            f"pixel {height:.5f} × {width:.5f} nm (from the {detection.pixel_size_source})"
+        )
+        self._show_warnings(detection.warnings)
+        for warning in detection.warnings:
+            show_warning(warning)
+
+    def _show_warnings(self, warnings: tuple[str, ...]) -> None:
+        self.warnings.setText("\n".join(f"⚠ {warning}" for warning in warnings))
+        self.warnings.setVisible(bool(warnings))
+
+    def _show_pixel_size(self) -> None:
+        layer = self.images.layer
+        size = pixel_size_nm(layer) if layer is not None and layer.ndim >= 2 else None
+        text = f"auto ({size[0]:.5f} in the image)" if size else "auto (from the lattice)"
+        self.form.set_empty_text("pixel_size_nm", text)
+
+    def _lay_out(self) -> None:
+        self.form.layout_.insertRow(0, "Image", self.images)
+        self.stack(self.form, advanced_box(self.advanced), self.run, self.result, self.warnings)

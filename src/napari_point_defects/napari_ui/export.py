@@ -1,0 +1,50 @@
+"""Write the cells as they stand in the layer: table, census, overlay."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from qtpy.QtWidgets import QFileDialog, QMessageBox, QWidget
+
+from napari_point_defects import pipeline
+from napari_point_defects.napari_ui.links import CellsLink
+from napari_point_defects.records import StemImage, UnitCells
+
+_ENDINGS = ("cells.csv", "census.json", "overlay.png")
+
+
+def ask_folder(parent: QWidget, image_name: str) -> tuple[Path, bool] | None:
+    """Ask where to write, and whether to replace what is there.
+
+    Returns
+    -------
+    (Path, bool) or None
+        The folder and whether to overwrite; None if the user thought better of it.
+    """
+    name = QFileDialog.getExistingDirectory(parent, "Export table, census and overlay to")
+    if not name:
+        return None
+    outputs = [Path(name) / f"{image_name}_{ending}" for ending in _ENDINGS]
+    there = [path.name for path in outputs if path.exists()]
+    if there:
+        question = f"The folder already holds {', '.join(there)}. Replace?"
+        answer = QMessageBox.question(parent, "Replace results?", question)
+        if answer != QMessageBox.StandardButton.Yes:
+            return None
+    return Path(name), bool(there)
+
+
+def writer(
+    image: StemImage, link: CellsLink, cells: UnitCells, folder: Path, *, overwrite: bool
+) -> Callable[..., None]:
+    """Return the function that counts and writes, for a background thread."""
+
+    def work(on_progress: Callable[[float, str], None], should_stop: Any) -> None:
+        on_progress(0.0, "Writing")
+        census = pipeline.census_of(image, link.detection, cells, link.settings)
+        analysis = pipeline.Analysis(image, link.detection, cells, census)
+        pipeline.write_results(analysis, folder, overwrite=overwrite)
+
+    return work

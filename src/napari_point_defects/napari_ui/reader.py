@@ -1,0 +1,61 @@
+"""napari's reader of microscope files: one image layer per two-dimensional signal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from napari.utils.notifications import show_warning
+
+from napari_point_defects import io
+from napari_point_defects.errors import PointDefectsError
+from napari_point_defects.napari_ui.image_layers import image_layer_data
+
+if TYPE_CHECKING:
+    from napari.types import LayerDataTuple
+
+SUFFIXES = (".dm3", ".dm4", ".emd", ".emi", ".mrc", ".ser")
+
+
+def get_reader(
+    path: str | Sequence[str],
+) -> Callable[[str | Sequence[str]], list[LayerDataTuple]] | None:
+    """Return the reader if it knows the file's type; napari calls it."""
+    paths = [path] if isinstance(path, str) else list(path)
+    if not paths or any(Path(p).suffix.lower() not in SUFFIXES for p in paths):
+        return None
+    return read
+
+
+def read(path: str | Sequence[str]) -> list[LayerDataTuple]:
+    """Read every signal that is an image, with its pixel size in nanometres.
+
+    Raises
+    ------
+    PointDefectsError
+        If a file cannot be read, or holds no single image.
+    """
+    paths = [path] if isinstance(path, str) else list(path)
+    return [layer for p in paths for layer in _read_one(Path(p))]
+
+
+def _read_one(path: Path) -> list[LayerDataTuple]:
+    signals = io.list_signals(path)
+    images = [i for i, signal in enumerate(signals) if signal.kind == "image"]
+    if not images:
+        io.read_image(path)  # says what the file holds instead
+    layers, refusals = [], []
+    for index in images:
+        try:
+            image = io.read_image(path, signal=index if len(signals) > 1 else None)
+        except PointDefectsError as error:
+            refusals.append(error)
+            continue
+        several = len(images) > 1 and image.signal
+        layers.append(image_layer_data(image, f"{image.name} {image.signal}" if several else None))
+    if not layers:
+        raise refusals[0]
+    for error in refusals:
+        show_warning(str(error))
+    return layers

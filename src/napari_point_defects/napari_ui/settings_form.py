@@ -1,0 +1,206 @@
+"""A form made from the fields of a settings model: titles, tooltips, bounds and defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QComboBox,
+    QDoubleSpinBox,
+    QFileDialog,
+    QFormLayout,
+    QHBoxLayout,
+    QLabel,
+    QLineEdit,
+    QSpinBox,
+    QToolButton,
+    QWidget,
+)
+from superqt import QCollapsible
+
+from napari_point_defects.errors import PointDefectsError
+
+
+class FileField(QWidget):
+    """A path with a browse button; empty means the default.
+
+    Parameters
+    ----------
+    placeholder : str
+        What an empty field stands for.
+    """
+
+    def __init__(self, placeholder: str) -> None:
+        super().__init__()
+        self.line = QLineEdit()
+        self.line.setPlaceholderText(placeholder)
+        browse = QToolButton()
+        browse.setText("…")
+        browse.setToolTip("Choose a file")
+        browse.clicked.connect(self._browse)
+        layout = QHBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(2)
+        layout.addWidget(self.line)
+        layout.addWidget(browse)
+
+    def _browse(self) -> None:
+        name, _ = QFileDialog.getOpenFileName(
+            self, "Choose weights", self.line.text(), "Weights (*.safetensors);;All files (*)"
+        )
+        if name:
+            self.line.setText(name)
+
+
+class SettingsForm(QWidget):
+    """Editors for some fields of a pydantic model.
+
+    Parameters
+    ----------
+    model : type of BaseModel
+    fields : sequence of str
+        In the order shown.
+    choices : mapping of str to sequence, optional
+        Values to choose from, for text fields that do not list their own.
+    empty : mapping of str to str, optional
+        What an optional field shows while it is None.
+    """
+
+    def __init__(
+        self,
+        model: type[BaseModel],
+        fields: Sequence[str],
+        *,
+        choices: Mapping[str, Sequence[str]] | None = None,
+        empty: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__()
+        self.layout_ = QFormLayout(self)
+        self.layout_.setContentsMargins(0, 0, 0, 0)
+        self.layout_.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        self.layout_.setLabelAlignment(Qt.AlignmentFlag.AlignLeft)
+        properties = model.model_json_schema()["properties"]
+        self.editors: dict[str, QWidget] = {}
+        for name in fields:
+            schema = _flat(properties[name])
+            options = schema.get("enum") or (choices or {}).get(name)
+            editor = _editor(schema, options, (empty or {}).get(name, "default"))
+            tooltip = f"<p>{schema.get('description', '')}</p>"  # markup, so that Qt wraps it
+            editor.setToolTip(tooltip)
+            label = QLabel("" if isinstance(editor, QCheckBox) else schema["title"])
+            if isinstance(editor, QCheckBox):
+                editor.setText(schema["title"])
+            label.setToolTip(tooltip)
+            self.layout_.addRow(label, editor)
+            self.editors[name] = editor
+        self.set_values({name: properties[name].get("default") for name in fields})
+
+    def values(self) -> dict[str, Any]:
+        """Return what the editors hold, by field name."""
+        return {name: _get(editor) for name, editor in self.editors.items()}
+
+    def set_values(self, values: Mapping[str, Any]) -> None:
+        """Show other values."""
+        for name, value in values.items():
+            _set(self.editors[name], value)
+
+    def set_empty_text(self, name: str, text: str) -> None:
+        """Change what an optional number shows while it is None."""
+        self.editors[name].setSpecialValueText(text)
+
+
+def advanced_box(form: SettingsForm) -> QCollapsible:
+    """Fold a form away under the word Advanced."""
+    box = QCollapsible("Advanced", expandedIcon="▾", collapsedIcon="▸")
+    box.layout().setContentsMargins(0, 0, 0, 0)
+    box.addWidget(form)
+    return box
+
+
+def make_settings(model: type[BaseModel], values: Mapping[str, Any]) -> BaseModel:
+    """Build the settings.
+
+    Raises
+    ------
+    PointDefectsError
+        With one line that names the field, if a value is not allowed.
+    """
+    try:
+        return model(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]) if first["loc"] else ""
+        title = model.model_fields[name].title if name in model.model_fields else name
+        raise PointDefectsError(f"{title or name}: {first['msg']}") from error
+
+
+def _flat(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge the type of an optional field into its schema."""
+    flat = dict(schema)
+    options = flat.pop("anyOf", [])
+    for option in options:
+        if option.get("type") == "null":
+            flat["nullable"] = True
+        else:
+            flat = {**option, **flat}
+    return flat
+
+
+def _editor(schema: Mapping[str, Any], options: Sequence[str] | None, empty: str) -> QWidget:
+    if options:
+        editor = QComboBox()
+        editor.addItems([str(option) for option in options])
+        return editor
+    kind, text_format = schema.get("type"), schema.get("format", "")
+    if kind == "boolean":
+        return QCheckBox()
+    if kind == "string" and "path" in text_format:
+        return FileField(empty)
+    if kind not in ("integer", "number"):
+        return QLineEdit()
+    low = schema.get("minimum", schema.get("exclusiveMinimum", 0))
+    high = schema.get("maximum", schema.get("exclusiveMaximum", 1e6))
+    if kind == "integer":
+        editor = QSpinBox()
+        editor.setRange(int(low), int(high))
+    else:
+        editor = QDoubleSpinBox()
+        fine = schema.get("nullable") or high <= 0.2
+        editor.setDecimals(5 if fine else 2)
+        editor.setSingleStep(0.0005 if fine else 0.05)
+        editor.setRange(0.0 if schema.get("nullable") else low, high)
+    if schema.get("nullable"):
+        editor.setSpecialValueText(empty)
+    editor.setProperty("nullable", bool(schema.get("nullable")))
+    return editor
+
+
+def _get(editor: QWidget) -> Any:
+    if isinstance(editor, QComboBox):
+        return editor.currentText()
+    if isinstance(editor, QCheckBox):
+        return editor.isChecked()
+    if isinstance(editor, FileField):
+        return Path(text).expanduser() if (text := editor.line.text().strip()) else None
+    if isinstance(editor, QLineEdit):
+        return editor.text()
+    value = editor.value()
+    return None if editor.property("nullable") and value == editor.minimum() else value
+
+
+def _set(editor: QWidget, value: Any) -> None:
+    if isinstance(editor, QComboBox):
+        editor.setCurrentText(str(value))
+    elif isinstance(editor, QCheckBox):
+        editor.setChecked(bool(value))
+    elif isinstance(editor, FileField):
+        editor.line.setText("" if value is None else str(value))
+    elif isinstance(editor, QLineEdit):
+        editor.setText("" if value is None else str(value))
+    else:
+        editor.setValue(editor.minimum() if value is None else value)

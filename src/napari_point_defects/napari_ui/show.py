@@ -1,0 +1,45 @@
+"""Open napari on an analysis that is finished: what ``point-defects demo`` ends with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import napari
+from napari.layers import Layer
+
+from napari_point_defects.napari_ui.image_layers import image_layer_data
+from napari_point_defects.napari_ui.links import CellsLink
+
+if TYPE_CHECKING:
+    from napari_point_defects.pipeline import Analysis, AnalysisSettings
+
+_PLUGIN = "napari-point-defects"
+
+
+def show_analysis(analysis: Analysis, settings: AnalysisSettings, *, block: bool = True):
+    """Open a viewer with the image, its hexagons and cells, and both widgets.
+
+    Parameters
+    ----------
+    analysis : Analysis
+    settings : AnalysisSettings
+        What it was made with.
+    block : bool
+        Run napari until it is closed.
+
+    Returns
+    -------
+    napari.Viewer
+    """
+    viewer = napari.Viewer(title=f"{analysis.image.name} – point defects")
+    image = viewer.add_layer(Layer.create(*image_layer_data(analysis.image)))
+    _, detect = viewer.window.add_plugin_dock_widget(_PLUGIN, "Detect unit cells", tabify=True)
+    _, classify = viewer.window.add_plugin_dock_widget(
+        _PLUGIN, "Classify point defects", tabify=True
+    )
+    detect.draw(image.unique_id, analysis.detection, settings)
+    classify.draw(analysis.cells, CellsLink(image.unique_id, analysis.detection, settings))
+    viewer.layers[1].visible = False  # the boxes would lie across the cells
+    if block:
+        napari.run()
+    return viewer
