@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -41,6 +42,12 @@ from napari_point_defects.simulation.scenes import (
 RESULTS = Path(__file__).parent / "results"
 SEED = 9_500_000
 IMAGES_PER_FIELD = 24
+TOLERANCES = {
+    "hexagon_recall": 0.992,
+    "hexagon_precision": 0.988,
+    "cell_recall": 0.992,
+    "accuracy": 0.995,
+}
 COUNTS = (300, 1000, 3000, 10000)
 
 
@@ -253,7 +260,9 @@ def summarise(scores: list[dict]) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="four images per field")
-    quick = parser.parse_args().quick
+    parser.add_argument("--check", action="store_true", help="fail below the tolerances")
+    options = parser.parse_args()
+    quick = options.quick
     start = time.perf_counter()
     groups: dict[str, list[dict]] = {}
     refused = []
@@ -285,6 +294,22 @@ def main() -> None:
     path = RESULTS / ("accuracy_quick.json" if quick else "accuracy.json")
     path.write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(report["groups"]["all"], indent=1))
+    if options.check:
+        check(report)
+
+
+def check(report: dict) -> None:
+    """Exit with 1 where a figure has dropped; the quick run's few cells need some slack."""
+    figures = report["groups"]["all"]
+    dropped = [
+        f"{name} {figures[name]:.4f} < {least}"
+        for name, least in TOLERANCES.items()
+        if figures[name] < least
+    ]
+    if figures["duplicates"] or report["refused"]:
+        dropped.append(f"{figures['duplicates']} duplicates, {len(report['refused'])} refused")
+    if dropped:
+        sys.exit("accuracy has dropped: " + "; ".join(dropped))
 
 
 if __name__ == "__main__":

@@ -274,14 +274,6 @@ def test_output_folder_that_cannot_be(refused, oracle, image, tmp_path):
     assert files_in(tmp_path) == ["field.npy", "taken"]
 
 
-@pytest.mark.skipif(
-    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="everything is writable for root"
-)
-def test_output_folder_without_permission(refused, oracle, image, tmp_path):
-    (tmp_path / "locked").mkdir(mode=0o500)
-    refused("cannot write", "analyze", image, "-o", tmp_path / "locked")
-
-
 def test_output_folder_that_the_system_says_is_locked(
     refused, oracle, image, tmp_path, monkeypatch
 ):

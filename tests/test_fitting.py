@@ -3,13 +3,24 @@
 import csv
 
 import lightning
+import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
 from torch.utils.data import DataLoader, TensorDataset
 
 from napari_point_defects.errors import PointDefectsError, Stopped
-from napari_point_defects.fitting import FitSettings, choose_device, fit, optimiser, warm_cosine
+from napari_point_defects.fitting import (
+    FitSettings,
+    TrainableModule,
+    choose_device,
+    fit,
+    optimiser,
+    train,
+    warm_cosine,
+)
+from napari_point_defects.records import Lattice
+from napari_point_defects.training_set import LabelledImage, TrainingSetWriter
 
 STEPS = 4  # per epoch
 
@@ -25,7 +36,7 @@ class Line(lightning.LightningModule):
         self.at_start = None
 
     def on_train_start(self):
-        self.at_start = float(self.weight)
+        self.at_start = float(self.weight.detach())
 
     def on_train_epoch_start(self):
         self.epochs_trained.append(self.current_epoch)
@@ -41,7 +52,7 @@ class Line(lightning.LightningModule):
         pass
 
     def on_validation_epoch_end(self):
-        self.after_epoch[self.current_epoch] = float(self.weight)
+        self.after_epoch[self.current_epoch] = float(self.weight.detach())
         self.log("val_score", float(self.scores[self.current_epoch]))
 
     def configure_optimizers(self):
@@ -66,10 +77,13 @@ def test_best_weights_are_kept_and_every_epoch_is_recorded(tmp_path):
     outcome = run(tmp_path, module, epochs=3)
     assert outcome == {"epochs": 3, "val_score": pytest.approx(0.7)}
     assert module.steps == 3 * STEPS
-    assert float(module.weight) == pytest.approx(module.after_epoch[1])
+    assert float(module.weight.detach()) == pytest.approx(module.after_epoch[1])
     assert module.after_epoch[1] != pytest.approx(module.after_epoch[2])
     assert scores_in(tmp_path) == pytest.approx([0.1, 0.7, 0.3])
-    assert "train_loss" in (tmp_path / "metrics.csv").read_text()
+    with (tmp_path / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 3
+    assert all(float(row["train_loss"]) > 0 for row in rows)
     assert (tmp_path / "last.ckpt").is_file()
 
 
@@ -78,7 +92,7 @@ def test_stops_early(tmp_path):
     outcome = run(tmp_path, module, epochs=7, patience=2)
     assert module.epochs_trained == [0, 1, 2, 3]
     assert outcome == {"epochs": 4, "val_score": pytest.approx(0.9)}
-    assert float(module.weight) == pytest.approx(module.after_epoch[1])
+    assert float(module.weight.detach()) == pytest.approx(module.after_epoch[1])
 
 
 def test_resume_goes_on_where_the_last_epoch_ended(tmp_path):
@@ -94,7 +108,7 @@ def test_resume_goes_on_where_the_last_epoch_ended(tmp_path):
     assert second.after_epoch[3] == pytest.approx(whole.after_epoch[3], rel=1e-5)
     # the best epoch was in the first part
     assert outcome == {"epochs": 4, "val_score": pytest.approx(0.6)}
-    assert float(second.weight) == pytest.approx(first.after_epoch[1])
+    assert float(second.weight.detach()) == pytest.approx(first.after_epoch[1])
 
 
 def test_resume_keeps_the_metrics_of_the_first_part(tmp_path):
@@ -118,7 +132,7 @@ def test_a_finished_run_may_be_resumed(tmp_path):
     again = Line([0.3, 0.2])
     assert run(tmp_path, again, epochs=2, resume=True) == before
     assert again.steps == 0
-    assert float(again.weight) == pytest.approx(module.after_epoch[0])
+    assert float(again.weight.detach()) == pytest.approx(module.after_epoch[0])
 
 
 def test_stopped_run_goes_on_from_its_last_whole_epoch(tmp_path):
@@ -213,3 +227,107 @@ def test_rate_rises_then_falls_to_a_hundredth(total):
     assert rates[:peak] == sorted(rates[:peak])
     assert rates[peak:] == sorted(rates[peak:], reverse=True)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.001, abs=2e-5)
+
+
+# --- from a training set on disk -------------------------------------------------------------
+
+
+class Brightness(TrainableModule):
+    """Guesses an image's mean from one random weight."""
+
+    def __init__(self, options, total_steps):
+        super().__init__(options, total_steps)
+        self.network = torch.nn.Linear(1, 1)
+
+    def training_step(self, batch, index):
+        return (self.network(batch) - batch).square().mean()
+
+    def on_validation_epoch_start(self):
+        self.errors = []
+
+    def validation_step(self, batch, index):
+        self.errors.append(float((self.network(batch) - batch).abs().mean().detach()))
+
+    def on_validation_epoch_end(self):
+        self.log("val_score", self.figures()["val_score"])
+
+    def figures(self):
+        return {"val_score": -float(np.mean(self.errors))}
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Six flat images to train on and two to validate with."""
+    none = np.zeros((0, 2))
+    for name, levels in (("train", range(0, 240, 40)), ("validation", (100, 200))):
+        writer = TrainingSetWriter(tmp_path / "set" / name)
+        for level in levels:
+            pixels = np.full((16, 16), level, np.uint8)
+            lattice = Lattice(np.zeros(2), 10 * np.eye(2))
+            writer.add(LabelledImage(pixels, lattice, "MoS2", none, none, none, np.zeros(0, int)))
+        writer.close()
+    return tmp_path / "set"
+
+
+def train_on(images, folder, *, start=None, **options):
+    settings = FitSettings(
+        **{"epochs": 2, "batch_images": 2, "loader_workers": 0, "device": "cpu"} | options,
+        bfloat16=False,
+    )
+    asked = []
+
+    def make_dataset(split, augment):
+        asked.append((split.folder.name, augment))
+        noise = torch.randn(len(split)) if augment else torch.zeros(len(split))
+        return [
+            torch.tensor([float(item.pixels.mean() / 255 + 0.1 * n)])
+            for item, n in zip(split, noise, strict=True)
+        ]
+
+    weights, metrics = train(
+        images,
+        folder,
+        make_dataset,
+        lambda total_steps: Brightness(settings, total_steps),
+        torch.stack,
+        settings,
+        start=start,
+    )
+    assert asked == [("train", True), ("validation", False)]
+    return weights, metrics
+
+
+def test_same_seed_same_weights(images, tmp_path):
+    first, metrics = train_on(images, tmp_path / "a", seed=1)
+    again, again_metrics = train_on(images, tmp_path / "b", seed=1)
+    other, _ = train_on(images, tmp_path / "c", seed=2)
+    assert torch.equal(first["weight"], again["weight"])
+    assert metrics == again_metrics
+    assert not torch.equal(first["weight"], other["weight"])
+
+
+def test_figures_are_those_of_the_best_weights(images, tmp_path):
+    weights, metrics = train_on(images, tmp_path / "run", epochs=4, learning_rate=0.3)
+    levels = torch.tensor([[100.0], [200.0]]) / 255
+    guesses = levels @ weights["weight"].T + weights["bias"]
+    assert metrics["val_score"] == pytest.approx(-float((guesses - levels).abs().mean()), rel=1e-4)
+    assert metrics["val_score"] == pytest.approx(max(scores_in(tmp_path / "run")), rel=1e-4)
+
+
+def test_starting_weights_are_used_or_refused(images, tmp_path):
+    start = {"weight": torch.full((1, 1), 7.0), "bias": torch.zeros(1)}
+    weights, _ = train_on(images, tmp_path / "a", epochs=1, start=start, learning_rate=1e-9)
+    assert float(weights["weight"]) == pytest.approx(7.0, rel=1e-3)
+    with pytest.raises(PointDefectsError, match="do not fit"):
+        train_on(images, tmp_path / "b", start={"weight": torch.zeros(3, 1)})
+    assert not (tmp_path / "b").exists()
+
+
+def test_both_splits_need_images(images, tmp_path):
+    empty = images / "validation"
+    for path in empty.iterdir():
+        path.unlink()
+    TrainingSetWriter(empty).close()
+    with pytest.raises(PointDefectsError, match="needs images in both"):
+        train_on(images, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -20,6 +20,7 @@ from napari_point_defects.netcasting import (
     merge_votes,
     smooth_positions,
     unit_cell_boxes,
+    without_overlaps,
 )
 from napari_point_defects.records import Hexagons, Lattice, hexagon_boxes
 
@@ -218,3 +219,22 @@ def test_smoothing_is_not_misled_by_a_stray_cell():
     straight = ij @ LATTICE_VECTORS
     stray = np.concatenate([straight, straight[40:41] + [0.5, 0.45]])
     assert smooth_positions(stray)[0][:-1] == pytest.approx(straight, abs=1e-12)
+
+
+def test_of_two_cells_on_one_another_the_weaker_goes():
+    centres = np.array([[0, 0], [0, 0.5], [0, 1.05], [5, 5], [5, 5.61]])
+    # the middle one of three in a row has the least support: both its neighbours stay
+    assert without_overlaps(centres, np.array([3, 1, 2, 1, 1])).tolist() == [1, 0, 1, 1, 1]
+    assert without_overlaps(centres, np.array([1, 3, 2, 1, 1])).tolist() == [0, 1, 0, 1, 1]
+    assert without_overlaps(centres[:0], np.zeros(0, int)).tolist() == []
+
+
+@pytest.mark.parametrize("shift", [(0.3, 0.4), (-0.2, 0.3), (0.0, -0.5)])
+def test_a_hexagon_seen_askew_adds_no_cell(shift):
+    lattice = tilted_lattice()
+    nodes = nodes_in(lattice)
+    askew = np.concatenate([nodes, [shift]])
+    cells = cast_net(hexagons_at(askew, lattice), lattice, SHAPE)
+    middles, _ = expected_cells(nodes, lattice)
+    assert len(cells) == len(middles)
+    assert cKDTree(middles).query(cells.centres_px)[0].max() < 0.1 * lattice.a_px
