@@ -15,6 +15,7 @@ from napari_point_defects.fitting import (
     TrainableModule,
     choose_device,
     fit,
+    has_fast_bfloat16,
     optimiser,
     train,
     warm_cosine,
@@ -191,6 +192,15 @@ def test_device(monkeypatch):
         choose_device("cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert choose_device("auto") == choose_device("cuda") == torch.device("cuda")
+
+
+def test_processors_without_mkldnn_have_no_fast_bfloat16(monkeypatch):
+    def absent():
+        raise AttributeError("'_OpNamespace' 'mkldnn' object has no such attribute")
+
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", absent)
+    assert has_fast_bfloat16(torch.device("cpu")) is False
 
 
 @pytest.mark.parametrize(

@@ -31,8 +31,9 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     """Tell whether bfloat16 arithmetic is native there."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and bool(
-        torch.cpu._is_avx512_bf16_supported()
+    # builds without oneDNN (Apple's) do not have the operator that is asked
+    return torch.backends.mkldnn.is_available() and bool(
+        torch.ops.mkldnn._is_mkldnn_bf16_supported() and torch.cpu._is_avx512_bf16_supported()
     )
 
 
