@@ -1,5 +1,7 @@
 """CNN-2: its training data, presets, training and probabilities."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -27,7 +29,12 @@ from napari_point_defects.records import Lattice, UnitCells
 from napari_point_defects.simulation.presets import TrainingSetSettings
 from napari_point_defects.simulation.scenes import SceneSettings, lattice_nodes, make_scene
 from napari_point_defects.simulation.sets import simulate_image
-from napari_point_defects.training_set import LabelledImage, TrainingSet, TrainingSetWriter
+from napari_point_defects.training_set import (
+    UNLABELLED,
+    LabelledImage,
+    TrainingSet,
+    TrainingSetWriter,
+)
 from napari_point_defects.weights import save_weights
 
 TINY = ClassifierSettings(
@@ -404,3 +411,22 @@ def test_single_cell_images_are_not_turned(tmp_path):
         _, classes, weights = data[0]
         assert classes.tolist() == [3]
         assert weights.tolist() == [1]
+
+
+def test_cells_that_nobody_judged_are_not_learned(island):
+    classes = np.full(len(island.classes), UNLABELLED)
+    classes[:3] = island.classes[:3]
+    dataset = CellDataset([replace(island, classes=classes)], CLASSIFIER_PRESETS["compact"], True)
+    for _ in range(6):
+        inputs, targets, weights = dataset[0]
+        assert sorted(targets.tolist()) == sorted(island.classes[:3].tolist())
+        assert len(inputs) == len(weights) == 3
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_the_frames_of_partly_judged_images_keep_every_bond(mirror, island):
+    turns = (0, 1)[mirror]
+    _, cells, classes = turn(island, turns=turns, mirror=mirror)
+    assert np.allclose(cells.chalcogen_px, island.chalcogen_px)
+    assert np.allclose(cells.metal_px, island.metal_px)
+    assert np.array_equal(classes, island.classes)

@@ -31,6 +31,9 @@ HEXAGON_CATEGORY = 1
 FIRST_CELL_CATEGORY = 2
 """COCO category of ``DefectClass.PERFECT``; the other classes follow in order."""
 
+UNLABELLED = -1
+"""Class of a cell that nobody has judged: it helps to know the mean cell, and is not learned."""
+
 _CATEGORIES = [{"id": HEXAGON_CATEGORY, "name": "hexagon", "supercategory": "lattice"}] + [
     {"id": FIRST_CELL_CATEGORY + c, "name": c.name, "supercategory": "unit cell"}
     for c in DefectClass
@@ -50,6 +53,7 @@ class LabelledImage:
         Hexagon centres (y, x).
     chalcogen_px, metal_px : ndarray of shape (K, 2)
     classes : ndarray of shape (K,), int
+        ``DefectClass`` values, or ``UNLABELLED``.
     """
 
     pixels: np.ndarray

@@ -10,11 +10,13 @@ from torch.utils.data import Dataset
 from napari_point_defects.classification.model import ClassifierSettings, cell_inputs
 from napari_point_defects.materials import CHALCOGEN_SITES, METAL_SITES, DefectClass
 from napari_point_defects.records import Lattice, UnitCells, cell_classes
-from napari_point_defects.training_set import LabelledImage, TrainingSet
+from napari_point_defects.training_set import UNLABELLED, LabelledImage, TrainingSet
 
 _COMMON_SHIFT = 0.02  # in a, standard deviation: the same for all cells of an image
 _CELL_SHIFT = 0.015  # in a, standard deviation
 _MATRIX_ERROR = 0.008
+_TURNS_KEEPING_BONDS = (0, 1)
+"""Turns that leave every X column with the same M column, without a mirror and with one."""
 
 
 class CellDataset(Dataset):
@@ -39,7 +41,11 @@ class CellDataset(Dataset):
         rng = np.random.default_rng(torch.randint(2**31, ()).item() if self.augment else index)
         lattice, cells, classes = item.lattice, _cells(item), item.classes
         if self.augment and len(classes) > 1:
-            lattice, cells, classes = turn(item, turns=rng.integers(3), mirror=rng.random() < 0.5)
+            turns, mirror = int(rng.integers(3)), bool(rng.random() < 0.5)
+            if (classes == UNLABELLED).any():
+                # other frames pair columns of which one is often not judged
+                turns = _TURNS_KEEPING_BONDS[mirror]
+            lattice, cells, classes = turn(item, turns=turns, mirror=mirror)
         lattice, cells = misplace(lattice, cells, rng)
         inputs = cell_inputs(
             item.pixels.astype(np.float32),
@@ -49,13 +55,13 @@ class CellDataset(Dataset):
             upper=not self.augment or rng.random() < 0.5,
         )
         weights = np.ones(len(classes), np.float32)
-        kept = np.arange(len(classes))
+        kept = np.flatnonzero(classes != UNLABELLED)
         perfect = np.flatnonzero(classes == DefectClass.PERFECT)
         most = self.settings.perfect_cells
         if self.augment and len(perfect) > most:
             weights[perfect] = len(perfect) / most
             drawn = rng.choice(perfect, most, replace=False)
-            kept = np.concatenate([np.flatnonzero(classes != DefectClass.PERFECT), drawn])
+            kept = np.concatenate([np.flatnonzero(classes > DefectClass.PERFECT), drawn])
         return inputs[kept], torch.as_tensor(classes[kept]).long(), torch.from_numpy(weights[kept])
 
 
@@ -68,7 +74,8 @@ def turn(item: LabelledImage, *, turns: int, mirror: bool) -> tuple[Lattice, Uni
     """See an image in another of its six equivalent canonical frames.
 
     A turn by 120° or a mirror pairs every X column with another of its M columns, so the cells
-    and their classes are made anew from the columns.
+    and their classes are made anew from the columns; where one of them is not judged, neither is
+    the cell.
 
     Parameters
     ----------
@@ -93,7 +100,9 @@ def turn(item: LabelledImage, *, turns: int, mirror: bool) -> tuple[Lattice, Uni
     distance, metal = cKDTree(item.metal_px).query(item.chalcogen_px + bond)
     found = distance < 0.3 * lattice.a_px
     metal = metal[found]
-    classes = cell_classes(item.classes[found] % 3, item.classes[metal] >= DefectClass.V_M)
+    ours, theirs = item.classes[found], item.classes[metal]
+    classes = cell_classes(ours % 3, theirs >= DefectClass.V_M)
+    classes[(ours == UNLABELLED) | (theirs == UNLABELLED)] = UNLABELLED
     cells = UnitCells.unclassified(
         item.chalcogen_px[found], item.metal_px[metal], np.full(found.sum(), 2)
     )

@@ -1,0 +1,50 @@
+"""The command line: analyze, demo, simulate, train."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from napari_point_defects import __version__
+from napari_point_defects.cli.analysis import analyze, demo
+from napari_point_defects.cli.simulation import simulate, simulate_image
+from napari_point_defects.cli.training import train_app
+from napari_point_defects.errors import PointDefectsError
+
+app = typer.Typer(
+    help="Count the point defects in atomic-resolution HAADF-STEM images of 2H-MX₂ monolayers.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(analyze)
+app.command()(demo)
+app.command()(simulate)
+app.command("simulate-image")(simulate_image)
+app.add_typer(train_app, name="train")
+
+
+def main() -> None:
+    """Run the command line: exit code 2 and one line for a user's mistake."""
+    try:
+        app()
+    except PointDefectsError as error:
+        print(f"point-defects: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"point-defects {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show it")
+    ] = False,
+) -> None:
+    """Take the options that stand before the command."""

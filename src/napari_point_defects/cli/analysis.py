@@ -1,0 +1,161 @@
+"""Commands that analyse images: analyze and demo."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from napari_point_defects.cli.common import OutOption, OverwriteOption, as_user_error, progress_bar
+from napari_point_defects.errors import PointDefectsError
+
+
+def analyze(
+    images: Annotated[list[Path], typer.Argument(help="Image files", metavar="IMAGE...")],
+    out: OutOption,
+    material: Annotated[str, typer.Option(help="Formula of the 2H monolayer")] = "MoTe2",
+    pixel_size_nm: Annotated[
+        float | None, typer.Option(help="Pixel size [nm] in place of the file's")
+    ] = None,
+    trust_pixel_size: Annotated[
+        bool, typer.Option("--trust-pixel-size", help="Even where the lattice disagrees")
+    ] = False,
+    signal: Annotated[
+        str | None, typer.Option(help="Name or index of the signal, where a file has several")
+    ] = None,
+    sublattice_rank: Annotated[
+        int, typer.Option(help="0: likeliest choice of X, M and hollow; 1: the next; up to 5")
+    ] = 0,
+    alpha: Annotated[float, typer.Option(help="Width of the paper's crop over W_H")] = 0.65,
+    beta: Annotated[float, typer.Option(help="Height of the paper's crop over H_H")] = 0.5,
+    min_score: Annotated[float, typer.Option(help="Lowest score of a hexagon")] = 0.4,
+    detector_weights: Annotated[Path | None, typer.Option(help="CNN-1, .safetensors")] = None,
+    classifier_weights: Annotated[Path | None, typer.Option(help="CNN-2, .safetensors")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Find, classify and count every unit cell of one or many images."""
+    settings = _analysis_settings(
+        material=material,
+        pixel_size_nm=pixel_size_nm,
+        trust_pixel_size=trust_pixel_size,
+        sublattice_rank=sublattice_rank,
+        alpha=alpha,
+        beta=beta,
+        min_score=min_score,
+        detector_weights=detector_weights,
+        classifier_weights=classifier_weights,
+        device=device,
+    )
+    names = [path.stem for path in images]
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise PointDefectsError(
+            f"two images are called {min(twice)!r}: analyse them into different folders"
+        )
+    failed = []
+    for path in images:
+        try:
+            _analyze_one(path, out, settings, signal, overwrite)
+        except PointDefectsError as error:
+            if len(images) == 1:
+                raise
+            # One bad file never stops the rest.
+            print(f"point-defects: {path}: {error}", file=sys.stderr)
+            failed.append(path.name)
+    if failed:
+        raise PointDefectsError(
+            f"{len(failed)} of {len(images)} images failed: {', '.join(failed)}"
+        )
+
+
+def _analysis_settings(**values):
+    """Make the settings, or say in one line which option is out of bounds."""
+    from pydantic import ValidationError
+
+    from napari_point_defects.materials import get_material
+    from napari_point_defects.pipeline import AnalysisSettings
+
+    get_material(values["material"])
+    try:
+        return AnalysisSettings(**values)
+    except ValidationError as error:
+        raise as_user_error(error) from error
+
+
+def _analyze_one(path: Path, out: Path, settings, signal: str | None, overwrite: bool):
+    from napari_point_defects.io import read_image
+    from napari_point_defects.outputs import check_outputs
+    from napari_point_defects.pipeline import analyze as run
+    from napari_point_defects.pipeline import output_paths, write_results
+
+    check_outputs(list(output_paths(path.stem, out).values()), overwrite)
+    image = read_image(path, signal=signal, pixel_size_nm=settings.pixel_size_nm)
+    with progress_bar(path.name) as on_progress:
+        analysis = run(image, settings, on_progress=on_progress)
+    for warning in analysis.detection.warnings:
+        print(f"point-defects: {path.name}: warning: {warning}", file=sys.stderr)
+    paths = write_results(analysis, out, overwrite)
+    _print_census(analysis.census, path.name)
+    typer.echo("  " + ", ".join(str(p) for p in paths.values()))
+    return analysis
+
+
+def _print_census(census: dict, title: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    lattice = census["lattice"]
+    table = Table(
+        title=f"{title}: {census['n_cells']} unit cells of {census['material']}, "
+        f"{census['area_nm2']:.1f} nm² "
+        f"(a = {lattice['a_px']:.2f} px, {lattice['angle_deg']:.1f}°)",
+        title_justify="left",
+    )
+    for heading in ("class", "cells", "per nm²", "per cm²", "95 % interval per cm²"):
+        table.add_column(heading, justify="left" if heading == "class" else "right")
+    for label, row in census["classes"].items():
+        low, high = row["density_per_cm2_interval95"]
+        table.add_row(
+            label,
+            str(row["count"]),
+            f"{row['density_per_nm2']:.4f}",
+            f"{row['density_per_cm2']:.2e}",
+            f"{low:.2e} – {high:.2e}",
+        )
+    Console().print(table)
+
+
+def demo(
+    out: OutOption = Path("point-defects-demo"),
+    no_gui: Annotated[bool, typer.Option("--no-gui", help="Do not open napari")] = False,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Analyse a bundled MoTe₂ image, write and print its census, and open it in napari."""
+    from napari_point_defects.io import sample_path
+
+    # Before the analysis: the viewer's package must be there before torch is.
+    show_analysis = None if no_gui or not _has_display() else _load_viewer()
+    settings = _analysis_settings(material="MoTe2")
+    analysis = _analyze_one(sample_path("MoTe2_pristine.tif"), out, settings, None, overwrite)
+    if show_analysis is not None:
+        show_analysis(analysis, settings)
+
+
+def _load_viewer():
+    """Return the function that opens napari, or say how to install it."""
+    try:
+        from napari_point_defects.napari_ui.show import show_analysis
+    except ImportError:
+        typer.echo('to see it in napari: pip install "napari-point-defects[napari]"')
+        return None
+    return show_analysis
+
+
+def _has_display() -> bool:
+    if sys.platform in ("win32", "darwin"):
+        return True
+    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))

@@ -1,0 +1,61 @@
+"""What the commands share: options, progress, one line for a user's mistake."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from napari_point_defects.errors import PointDefectsError
+
+OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder the results go to")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace existing results")]
+
+
+def as_user_error(error) -> PointDefectsError:
+    """Say in one line which option a settings model refused."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    value = first.get("input")
+    given = f" {value}" if isinstance(value, int | float | str) else ""
+    option = f"--{where.replace('_', '-')}{given}: " if where else ""
+    return PointDefectsError(f"{option}{first['msg']}")
+
+
+def progress_bar(title: str):
+    """Return a context manager that gives an ``on_progress``; silent where output is piped."""
+    from contextlib import contextmanager
+
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    @contextmanager
+    def bar():
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[text]}"),
+            TimeRemainingColumn(),
+        )
+        console = Console(stderr=True)
+        options = {"console": console, "transient": True, "disable": not console.is_terminal}
+        with Progress(*columns, **options) as progress:
+            task = progress.add_task(title, total=1.0, text="")
+            yield lambda share, text: progress.update(task, completed=share, text=text)
+
+    return bar()
+
+
+def read_settings(path: Path | None) -> dict:
+    """Read a settings file; an empty dict where none was given."""
+    if path is None:
+        return {}
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise PointDefectsError(f"cannot read settings from {path}: {error}") from error
+    if not isinstance(values, dict):
+        raise PointDefectsError(f"{path} holds no settings: it must be a JSON object")
+    return values
