@@ -136,3 +136,45 @@ def test_what_finds_no_place_is_counted_not_doubled(table, cells, lattice):
     after, _, homeless = apply_corrections(new, find(edited, table, lattice), a_px=A_PX)
     assert len(after) == len(new)
     assert homeless == 1
+
+
+def test_cells_keep_their_ids_in_another_run(table, second_run, lattice):
+    new, place = second_run
+    edited = table.copy()
+    edited.loc[7, "label"] = "V_Te2"
+    edited = edited.drop(index=5).reset_index(drop=True)
+    after, _, _ = apply_corrections(new, find(edited, table, lattice), a_px=A_PX)
+    order = np.delete(place, 5)
+    where = {tuple(point): i for i, point in enumerate(centres_px(after))}
+    ids = [after["cell_id"][where[tuple(point)]] for point in centres_px(new)[order]]
+    assert ids == np.delete(np.arange(len(table)), 5).tolist()
+
+
+def test_new_cells_get_ids_that_were_never_used(table, lattice):
+    found = table.drop(index=9).reset_index(drop=True)
+    deleted = found.drop(index=4).reset_index(drop=True)
+    used_and_forgotten = 1000
+    decided = find_corrections(
+        tidy(deleted, centres_px(deleted), lattice),
+        written_ids=found["cell_id"].to_numpy(),
+        written_px=centres_px(found),
+        deleted_px=np.empty((0, 2)),
+        next_id=used_and_forgotten,
+    )
+    after, _, _ = apply_corrections(table, decided, a_px=A_PX)
+    assert after["cell_id"].is_unique
+    assert 4 not in after["cell_id"].tolist()
+    (fresh,) = set(after["cell_id"]) - set(deleted["cell_id"])
+    assert fresh >= used_and_forgotten
+    np.testing.assert_allclose(centres_px(after[after["cell_id"] == fresh]), centres_px(table)[[9]])
+
+
+def test_the_cell_that_the_user_decided_on_keeps_the_id(table, lattice):
+    """An added cell beside one of the network's: both lie near the new run's cell."""
+    edited = pd.concat([table, new_row(MATERIAL, "V_Te1")], ignore_index=True)
+    edited.attrs["points"] = np.concatenate([centres_px(table), centres_px(table)[[9]] + 2.0])
+    after, _, _ = apply_corrections(table, find(edited, table, lattice), a_px=A_PX)
+    assert len(after) == len(table)
+    assert after["cell_id"].is_unique
+    assert after.loc[9, "cell_id"] == len(table)
+    assert after.loc[9, "label"] == "V_Te1"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +15,7 @@ from napari_point_defects.napari_ui.cell_layers import DEFECT_SIZE, marks
 from napari_point_defects.napari_ui.cell_tables import cells_of_table, new_row, tidy
 from napari_point_defects.napari_ui.corrections import Corrections, find_corrections
 from napari_point_defects.napari_ui.lifetime import listen
-from napari_point_defects.napari_ui.links import CellsLink, link_of
+from napari_point_defects.napari_ui.links import KEY, CellsLink, link_of
 from napari_point_defects.records import UnitCells
 
 if TYPE_CHECKING:
@@ -27,8 +28,16 @@ _WATCHED = ("label", "state", "cell_id")
 
 def current_table(layer: Points) -> pd.DataFrame:
     """Return the tidy table of a layer's cells as they stand."""
-    lattice = link_of(layer, CellsLink).detection.lattice
-    return tidy(layer.features, layer.data, lattice)
+    link = link_of(layer, CellsLink)
+    return tidy(layer.features, layer.data, link.detection.lattice, link.next_id)
+
+
+def keep_next_id(layer: Points, table: pd.DataFrame) -> None:
+    """Let the layer remember the ids it used, so that a deleted cell's is not used again."""
+    link = link_of(layer, CellsLink)
+    next_id = int(table["cell_id"].max()) + 1 if len(table) else 0
+    if next_id > link.next_id:
+        layer.metadata[KEY] = replace(link, next_id=next_id)
 
 
 def layer_corrections(layer: Points) -> Corrections:
@@ -39,6 +48,7 @@ def layer_corrections(layer: Points) -> Corrections:
         written_ids=link.written_ids,
         written_px=link.written_px,
         deleted_px=link.deleted_px,
+        next_id=link.next_id,
     )
 
 
@@ -153,6 +163,7 @@ class CellEditor(QObject):
         self._busy = True
         try:
             table = current_table(self.layer)
+            keep_next_id(self.layer, table)
             # in place: a new table would reset the defaults for added points
             for column in table:
                 features[column] = table[column]

@@ -69,7 +69,9 @@ def half_bond_px(lattice: Lattice) -> np.ndarray:
     return lattice.matrix_px @ np.array([-BOND / 2, 0.5]) / 2
 
 
-def tidy(table: pd.DataFrame, points_px: np.ndarray, lattice: Lattice) -> pd.DataFrame:
+def tidy(
+    table: pd.DataFrame, points_px: np.ndarray, lattice: Lattice, next_id: int = 0
+) -> pd.DataFrame:
     """Bring ids, positions and states up to date with the user's edits.
 
     Parameters
@@ -80,6 +82,8 @@ def tidy(table: pd.DataFrame, points_px: np.ndarray, lattice: Lattice) -> pd.Dat
         The layer's points: bond centres (y, x) in image pixels.
     lattice : Lattice
         Gives an added cell its bond.
+    next_id : int
+        Smallest ``cell_id`` for a new cell; one above all ids in the table is taken if larger.
 
     Returns
     -------
@@ -92,7 +96,7 @@ def tidy(table: pd.DataFrame, points_px: np.ndarray, lattice: Lattice) -> pd.Dat
     # a pasted point brings its original's id along
     new = (ids == NEW_ID) | table["cell_id"].duplicated().to_numpy()
     ids = ids.copy()
-    ids[new] = max(ids.max(initial=-1), -1) + 1 + np.arange(new.sum())
+    ids[new] = max(ids.max(initial=-1) + 1, next_id) + np.arange(new.sum())
     table["cell_id"] = ids
 
     shift = points_px - centres_px(table)

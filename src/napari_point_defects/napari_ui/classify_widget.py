@@ -194,6 +194,7 @@ class ClassifyWidget(Pane):
             raise PointDefectsError("the image was closed while it was analysed: nothing was drawn")
         name, material = f"{image.name} cells", get_material(link.settings.material)
         table, deleted = cell_table(cells, material), np.empty((0, 2))
+        next_id = len(table)
         old = own_layer(layers, link.image_id, CellsLink)
         if old is not None:
             decided = layer_corrections(old)
@@ -202,6 +203,7 @@ class ClassifyWidget(Pane):
             table, deleted, homeless = apply_corrections(
                 table, decided, a_px=link.detection.lattice.a_px
             )
+            next_id = max(decided.next_id, int(table["cell_id"].max()) + 1 if len(table) else 0)
             if homeless:
                 set_aside(old, name)
                 show_warning(
@@ -214,6 +216,7 @@ class ClassifyWidget(Pane):
             written_ids=table["cell_id"].to_numpy(),
             written_px=centres_px(table),
             deleted_px=deleted,
+            next_id=next_id,
         )
         new = Layer.create(*cells_layer_data(table, link, name, placement(image)))
         replace_layer(self._viewer, old, new)

@@ -58,6 +58,8 @@ class CellsLink:
         Their bond centres (y, x) in image pixels.
     deleted_px : ndarray of shape (K, 2)
         Bond centres of cells deleted before an earlier run: they stay deleted.
+    next_id : int
+        ``cell_id`` of the next new cell: above every one ever used, those of deleted cells too.
     """
 
     image_id: Hashable
@@ -66,6 +68,7 @@ class CellsLink:
     written_ids: np.ndarray = field(default_factory=lambda: np.empty(0, int))
     written_px: np.ndarray = field(default_factory=lambda: np.empty((0, 2)))
     deleted_px: np.ndarray = field(default_factory=lambda: np.empty((0, 2)))
+    next_id: int = 0
     layer_id: Hashable | None = None
 
 
