@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -11,33 +12,62 @@ from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_point_defects.census import Census
 from napari_point_defects.materials import Material, get_material
+from napari_point_defects.napari_ui import cell_steps
+from napari_point_defects.napari_ui.cell_filter import CellFilter
 from napari_point_defects.napari_ui.cell_layers import DEFECT_SIZE, marks
-from napari_point_defects.napari_ui.cell_tables import cells_of_table, new_row, tidy
+from napari_point_defects.napari_ui.cell_rows import (
+    cell_ids,
+    rows_of,
+    selected_ids,
+    show_marks,
+    write_cells,
+)
+from napari_point_defects.napari_ui.cell_tables import (
+    NEW_ID,
+    cells_of_table,
+    centres_px,
+    changes,
+    describe,
+    labelled,
+    new_row,
+    tidy,
+)
 from napari_point_defects.napari_ui.corrections import Corrections, find_corrections
+from napari_point_defects.napari_ui.history import bind_undo, history_of
 from napari_point_defects.napari_ui.lifetime import listen
 from napari_point_defects.napari_ui.links import KEY, CellsLink, link_of
 from napari_point_defects.records import UnitCells
 
 if TYPE_CHECKING:
+    from napari import Viewer
     from napari.layers import Points
 
 WATCH_MS = 400
-
-_WATCHED = ("label", "state", "cell_id")
 
 
 def current_table(layer: Points) -> pd.DataFrame:
     """Return the tidy table of a layer's cells as they stand."""
     link = link_of(layer, CellsLink)
-    return tidy(layer.features, layer.data, link.detection.lattice, link.next_id)
+    table = tidy(layer.features, layer.data, link.detection.lattice, link.next_id)
+    labels = get_material(link.settings.material).class_labels
+    for column in ("label", "predicted"):  # napari's own edits lose the type
+        table[column] = pd.Categorical(table[column].astype(str), labels)
+    return table
 
 
-def keep_next_id(layer: Points, table: pd.DataFrame) -> None:
-    """Let the layer remember the ids it used, so that a deleted cell's is not used again."""
-    link = link_of(layer, CellsLink)
-    next_id = int(table["cell_id"].max()) + 1 if len(table) else 0
-    if next_id > link.next_id:
-        layer.metadata[KEY] = replace(link, next_id=next_id)
+def note_cells(layer: Points, table: pd.DataFrame) -> None:
+    """Let the layer's link know every id used, and every cell whose loss is a deletion."""
+    link, ids = link_of(layer, CellsLink), table["cell_id"].to_numpy(int)
+    next_id = max(link.next_id, int(ids.max(initial=-1)) + 1)
+    late = ~np.isin(ids, link.written_ids) & (table["state"] != "added").to_numpy()
+    if next_id == link.next_id and not late.any():
+        return
+    layer.metadata[KEY] = replace(
+        link,
+        next_id=next_id,
+        written_ids=np.concatenate([link.written_ids, ids[late]]),
+        written_px=np.concatenate([link.written_px, centres_px(table[late])]),
+    )
 
 
 def layer_corrections(layer: Points) -> Corrections:
@@ -56,28 +86,51 @@ class CellEditor(QObject):
     """Watches one layer: colours, marks, ids and states follow what the user changes.
 
     napari's features table and its paste command change a layer without an event, so the
-    layer is also looked at a few times a second; a look at 10,000 cells takes 5 ms.
+    layer is also looked at a few times a second; a look at 10,000 cells takes 5 ms. Each change
+    that a look finds is one step of the image's history.
 
     Parameters
     ----------
     layer : Points
         With a :class:`CellsLink`.
+    viewer : napari.Viewer
+        Whose histories the steps go to.
     parent : QObject
+
+    Attributes
+    ----------
+    changed : Signal
+        After every change of the table, whatever its cause.
+    shown_changed : Signal
+        Other cells are shown.
+    selection_changed : Signal
+        Other cells are selected.
+    replayed : Signal(list)
+        An undo or redo has put back the cells with these ids.
     """
 
     changed = Signal()
+    shown_changed = Signal()
+    selection_changed = Signal()
+    replayed = Signal(list)
 
-    def __init__(self, layer: Points, parent: QObject) -> None:
+    def __init__(self, layer: Points, viewer: Viewer, parent: QObject) -> None:
         super().__init__(parent)
         self.layer = layer
-        self._hidden: frozenset[str] = frozenset()
+        self.filter = CellFilter()
+        self._history = history_of(viewer, self.link.image_id)
+        self._table: pd.DataFrame | None = None
+        self._current_id: int | None = None
         self._seen: tuple | None = None
-        self._busy = False
+        self._busy = self._dragging = False
         # a new point looks like a defect until its class is seen
         layer.current_size = DEFECT_SIZE * self.link.detection.lattice.a_px
         self.set_new_label(self.material.class_labels[0])
         listen(self, self._look, layer.events.features)
+        listen(self, self._on_data, layer.events.data)
         listen(self, self._on_selection, layer.selected_data.events.items_changed)
+        bind_undo(layer, self._history)
+        cell_steps.register(self)
         self._timer = QTimer(self, interval=WATCH_MS)
         self._timer.timeout.connect(self._look)
         self._timer.start()
@@ -94,14 +147,23 @@ class CellEditor(QObject):
         return get_material(self.link.settings.material)
 
     @property
-    def labels(self) -> np.ndarray:
-        """Class name of every cell, shape (N,), str."""
-        return self.layer.features["label"].astype(str).to_numpy()
+    def current_id(self) -> int | None:
+        """``cell_id`` of the one selected cell; None where none or several are."""
+        return self._current_id
+
+    def table(self) -> pd.DataFrame:
+        """Return the tidy table of the cells as they stand; the caller may keep and change it."""
+        self._look()
+        return self._table.copy()
+
+    def cells(self) -> UnitCells:
+        """Return the cells as they stand."""
+        return cells_of_table(self.table(), self.material)
 
     def census(self) -> Census:
-        """Count the cells as they stand."""
+        """Count the cells as they stand, shown or not."""
         names, detection = self.material.class_labels, self.link.detection
-        codes = pd.Categorical(self.labels, names).codes
+        codes = self._table["label"].cat.codes.to_numpy()
         height, width = detection.pixel_size_nm
         return Census(
             counts=np.bincount(codes[codes >= 0], minlength=len(names)),
@@ -111,75 +173,180 @@ class CellEditor(QObject):
 
     def n_decided(self) -> int:
         """Return how many cells bear the user's decision."""
-        return int((self.layer.features["state"] != "predicted").sum())
+        return int((self._table["state"] != "predicted").sum())
 
-    def cells(self) -> UnitCells:
-        """Return the cells as they stand."""
-        return cells_of_table(current_table(self.layer), self.material)
+    def apply(
+        self, drop_ids: Sequence[int], rows: pd.DataFrame, *, remember: str | None
+    ) -> np.ndarray:
+        """Remove, replace and add cells in place.
 
-    def set_selected(self, label: str) -> int:
-        """Give the selected cells a class; return how many there were.
+        Parameters
+        ----------
+        drop_ids : sequence of int
+            Cells to remove; unknown ids are passed over.
+        rows : DataFrame
+            Tidy rows. One whose ``cell_id`` the layer holds replaces that cell, others are added;
+            those with ``NEW_ID`` get ids of their own.
+        remember : str or None
+            What to call this in the image's history; None keeps it out.
+
+        Returns
+        -------
+        ndarray of shape (len(rows),), int
+            The ids of the rows as written.
+        """
+        self._dragging = False
+        self._look()  # what the user did before this is a step of its own
+        rows = rows.reset_index(drop=True)
+        ids = rows["cell_id"].to_numpy(int, copy=True)
+        fresh = ids == NEW_ID
+        ids[fresh] = self.link.next_id + np.arange(fresh.sum())
+        rows["cell_id"] = ids
+        touched = self._table["cell_id"].isin(np.union1d(drop_ids, ids))
+        old = self._table[touched].reset_index(drop=True)
+        self._busy = True
+        try:
+            write_cells(self.layer, drop_ids, rows)
+            self._table = self.layer.features.copy()
+            note_cells(self.layer, rows)
+            self.layer.shown[:] = self.filter.shows(self._table)
+            self._show_marks(ids)
+            self._seen = self._snapshot()
+        finally:
+            self._busy = False
+        if remember is not None:
+            cell_steps.remember(self._history, self.layer, remember, old, rows)
+        self.changed.emit()
+        self._settle()
+        return ids
+
+    def decide(self, ids: Sequence[int], label: str | None = None) -> int:
+        """Give cells a class, or confirm the ones they have; return how many cells those are.
 
         Choosing the class that the network chose confirms it.
         """
-        rows = sorted(self.layer.selected_data)
-        if rows:
-            features = self.layer.features
-            features.loc[rows, "label"] = label
-            features.loc[rows, "state"] = "confirmed"
-            self._look()
-        return len(rows)
+        self._look()
+        before = self._table[self._table["cell_id"].isin(ids)]
+        old, new = changes(before, labelled(before, label))
+        if len(new):
+            self.apply([], new, remember=describe(old, new))
+        return len(before)
+
+    def set_selected(self, label: str) -> int:
+        """Give the selected cells a class; return how many there were."""
+        return self.decide(selected_ids(self.layer), label)
+
+    def select(self, ids: Sequence[int]) -> None:
+        """Select the cells with these ids, those that are shown."""
+        self.layer.selected_data = set(rows_of(self.layer, ids).tolist())
 
     def set_new_label(self, label: str) -> None:
         """Choose the class of the next point that the user adds."""
         self.layer.feature_defaults = new_row(self.material, label)
         self._new_label = label
 
+    def set_filter(self, cell_filter: CellFilter) -> None:
+        """Show other cells; the hidden ones are not selected any more."""
+        self.filter = cell_filter
+        shown = cell_filter.shows(self._table)
+        if not np.array_equal(shown, self.layer.shown):
+            self.layer.shown = shown
+        self._settle()
+        self.shown_changed.emit()
+
     def set_hidden(self, labels: set[str]) -> None:
         """Hide the cells of some classes."""
-        self._hidden = frozenset(labels)
-        self._show()
+        self.set_filter(replace(self.filter, hidden=frozenset(labels)))
 
     def detach(self) -> None:
         """Stop watching."""
         self._timer.stop()
+        self._show_current(None)
         self._busy = True  # until Qt deletes it
+        cell_steps.unregister(self)
         self.deleteLater()
 
+    def _on_data(self, event: Any) -> None:
+        action = str(event.action)
+        if action == "adding":  # napari offers the features of the cell selected last
+            self.set_new_label(self._new_label)
+        elif action == "changing":
+            self._dragging = True  # one drag is one step, however long it takes
+        else:
+            self._dragging = False
+            self._look()
+
     def _on_selection(self, *_: object) -> None:
-        self._look()  # a paste selects what it added
-        self.changed.emit()
+        if not self._busy:
+            self._look()  # a paste selects what it added
+            self._settle()
 
     def _look(self, *_: object) -> None:
         """Bring the layer up to date if anything changed since the last look."""
-        if self._busy or len(self.layer.features) != len(self.layer.data):
+        if self._busy or self._dragging or self._is_in_between():
             return
-        features = self.layer.features
-        columns = (features[name].astype("category").cat.codes.to_numpy() for name in _WATCHED)
-        seen = tuple(array.tobytes() for array in (*columns, np.asarray(self.layer.data)))
-        if seen == self._seen:
+        if self._snapshot() == self._seen:
             return
-        self._seen = seen
         self._busy = True
         try:
-            table = current_table(self.layer)
-            keep_next_id(self.layer, table)
+            table, before = current_table(self.layer), self._table
+            note_cells(self.layer, table)
+            features = self.layer.features
             # in place: a new table would reset the defaults for added points
             for column in table:
                 features[column] = table[column]
-            self.layer.refresh_colors()
-            look = marks(table, self.material, self.link.detection.lattice.a_px)
-            if not np.array_equal(look.size, self.layer.size):
-                self.layer.symbol, self.layer.size = look.symbol, look.size
-            if not np.array_equal(look.border_width, self.layer.border_width):
-                self.layer.border_width = look.border_width
+            self._table = table
+            self.layer.shown[:] = self.filter.shows(table)
+            self._show_marks(table["cell_id"])
             self.set_new_label(self._new_label)
-            self._show()
+            self._seen = self._snapshot()
         finally:
             self._busy = False
+        if before is not None:
+            old, new = changes(before, table)
+            if len(old) or len(new):
+                cell_steps.remember(self._history, self.layer, describe(old, new), old, new)
         self.changed.emit()
+        self._settle()
 
-    def _show(self) -> None:
-        shown = ~np.isin(self.labels, list(self._hidden))
-        if not np.array_equal(shown, self.layer.shown):
-            self.layer.shown = shown
+    def _snapshot(self) -> tuple[bytes, ...]:
+        features = self.layer.features
+        codes = (
+            features[name].astype("category").cat.codes.to_numpy() for name in ("label", "state")
+        )
+        arrays = (*codes, cell_ids(self.layer), np.asarray(self.layer.data))
+        return tuple(array.tobytes() for array in arrays)
+
+    def _is_in_between(self) -> bool:
+        """Tell whether napari has changed some of the layer's arrays and not yet the others."""
+        return len(self.layer.features) != len(self.layer.data)
+
+    def _show_marks(self, ids: Sequence[int]) -> None:
+        index = rows_of(self.layer, ids)
+        a_px = self.link.detection.lattice.a_px
+        look = marks(self._table.iloc[index], self.material, a_px, self._current_id)
+        show_marks(self.layer, index, look)
+
+    def _show_current(self, cell_id: int | None) -> None:
+        """Open the mark of the one selected cell, and close the one before."""
+        if cell_id == self._current_id:
+            return
+        ids = [i for i in (self._current_id, cell_id) if i is not None]
+        self._current_id = cell_id
+        self._show_marks(ids)
+
+    def _settle(self) -> None:
+        """Let go of selected cells that are hidden, and mark the one that is selected."""
+        if self._is_in_between():
+            return
+        selection = self.layer.selected_data
+        hidden = [row for row in selection if not self.layer.shown[row]]
+        self._busy = True
+        try:
+            if hidden:
+                selection.difference_update(hidden)
+            ids = selected_ids(self.layer)
+            self._show_current(int(ids[0]) if len(ids) == 1 else None)
+        finally:
+            self._busy = False
+        self.selection_changed.emit()

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from napari_point_defects.materials import CELL_AREA, CLASS_COLOURS, Material, get_material
-from napari_point_defects.napari_ui.cell_tables import centres_px, new_row
+from napari_point_defects.napari_ui.cell_tables import STATES, centres_px, new_row
 from napari_point_defects.napari_ui.links import KEY, CellsLink
 from napari_point_defects.records import Lattice
 
@@ -25,13 +25,15 @@ DEFECT_SIZE = 0.38
 PERFECT_SIZE = 0.16
 """Diameter of a perfect cell's mark: there, but never in the way of the defects."""
 
-STATE_COLOURS = {
-    "predicted": "#101010",
-    "confirmed": "#ffffff",
-    "corrected": "#ffffff",
-    "added": "#ffffff",
-}
-"""A white rim: a person stands behind this cell."""
+CURRENT_SIZE = 1.1
+"""Diameter of the open mark about the one selected cell: it shows the columns inside."""
+
+_CURRENT_BORDER = 0.07
+_DECIDED_PERFECT = 0.7
+"""Size of a perfect cell's mark, relative to a defect's, once the user has decided on it."""
+
+_RIM = "#101010", "#ffffff"
+"""Colours of the rim: the network alone, or a person, stands behind this cell."""
 
 _CHUNK_PIXELS = 2_000_000
 
@@ -42,23 +44,95 @@ def class_colours(material: Material) -> dict[str, str]:
 
 
 @dataclass(frozen=True, slots=True)
+class StateMark:
+    """How a state looks, whatever the class.
+
+    Attributes
+    ----------
+    symbol : str
+        napari's name.
+    size : float
+        Relative to a predicted defect's mark.
+    rim : float
+        Width of the rim relative to the mark's size.
+    """
+
+    symbol: str
+    size: float
+    rim: float
+
+
+STATE_MARKS = {
+    "predicted": StateMark("disc", 1.0, 0.1),
+    "confirmed": StateMark("disc", 1.15, 0.22),
+    "corrected": StateMark("diamond", 1.5, 0.18),
+    "added": StateMark("square", 1.15, 0.2),
+}
+"""Symbol and rim say the state, the colour inside the class. A user's mark has a white rim."""
+
+
+@dataclass(frozen=True, slots=True)
 class Marks:
-    """Looks of the points, each of shape (N,)."""
+    """Looks of N points.
+
+    Attributes
+    ----------
+    symbol : ndarray of shape (N,), str
+    size : ndarray of shape (N,)
+        In image pixels.
+    border_width : ndarray of shape (N,)
+        Relative to the size.
+    face_color, border_color : ndarray of shape (N, 4)
+        RGBA, 0 to 1.
+    """
 
     symbol: np.ndarray
     size: np.ndarray
     border_width: np.ndarray
+    face_color: np.ndarray
+    border_color: np.ndarray
 
 
-def marks(table: pd.DataFrame, material: Material, a_px: float) -> Marks:
-    """Return the marks of the cells; sizes in image pixels, borders relative to them."""
-    perfect = table["label"].astype(str).to_numpy() == material.class_labels[0]
-    plain = perfect & (table["state"] == "predicted").to_numpy()
-    return Marks(
-        symbol=np.where(perfect, "ring", "disc"),
-        size=np.where(perfect, PERFECT_SIZE, DEFECT_SIZE) * a_px,
-        border_width=np.where(plain, 0.0, np.where(perfect, 0.2, 0.1)),
-    )
+def marks(
+    table: pd.DataFrame, material: Material, a_px: float, current_id: int | None = None
+) -> Marks:
+    """Return the marks of the cells of a table.
+
+    Parameters
+    ----------
+    table : DataFrame
+    material : Material
+    a_px : float
+        Lattice constant, in pixels.
+    current_id : int, optional
+        ``cell_id`` of the cell whose mark is open, so that its columns can be seen.
+    """
+    classes = pd.Categorical(table["label"].astype(str), material.class_labels).codes
+    states = pd.Categorical(table["state"].astype(str), STATES).codes
+    looks = [STATE_MARKS[state] for state in STATES]
+    perfect, plain = classes == 0, states == 0
+    symbol = np.array([look.symbol for look in looks])[states].astype(object)
+    symbol[perfect & plain] = "ring"
+    defect_size = DEFECT_SIZE * np.array([look.size for look in looks])[states]
+    perfect_size = np.where(plain, PERFECT_SIZE, _DECIDED_PERFECT * defect_size)
+    size = np.where(perfect, perfect_size, defect_size)
+    border_width = np.array([look.rim for look in looks])[states]
+    border_width[perfect & plain] = 0.0
+    face_color = _rgba(tuple(class_colours(material).values()))[classes]
+    border_color = _rgba(_RIM)[(~plain).astype(int)]
+    if current_id is not None:
+        current = table["cell_id"].to_numpy() == current_id
+        size[current], border_width[current] = CURRENT_SIZE, _CURRENT_BORDER
+        symbol[current & (symbol == "ring")] = "disc"
+        border_color[current] = face_color[current]
+        face_color[current, 3] = 0.0
+    return Marks(symbol, size * a_px, border_width, face_color, border_color)
+
+
+def _rgba(colours: tuple[str, ...]) -> np.ndarray:
+    """Turn "#rrggbb" into RGBA, 0 to 1, shape (K, 4)."""
+    rgb = [[int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)] for colour in colours]
+    return np.column_stack([rgb, np.ones(len(rgb))]).astype(np.float32)
 
 
 def cells_layer_data(
@@ -72,10 +146,9 @@ def cells_layer_data(
         "ndim": 2,
         "features": table,
         "feature_defaults": new_row(material),
-        "face_color": "label",
-        "face_color_cycle": class_colours(material),
-        "border_color": "state",
-        "border_color_cycle": STATE_COLOURS,
+        # direct colours: a colour cycle is worked out anew for all cells at every edit
+        "face_color": look.face_color if len(table) else "white",
+        "border_color": look.border_color if len(table) else _RIM[1],
         "border_width": look.border_width,
         "symbol": look.symbol,
         "size": look.size,

@@ -143,3 +143,73 @@ def translated(table: pd.DataFrame, old: Material, new: Material) -> pd.DataFram
     for column in ("label", "predicted"):
         table[column] = table[column].cat.rename_categories(names)
     return table
+
+
+def labelled(rows: pd.DataFrame, label: str | None = None) -> pd.DataFrame:
+    """Return rows of a tidy table as the user decided on them.
+
+    Parameters
+    ----------
+    rows : DataFrame
+    label : str, optional
+        The class that the user set; None confirms the one that each cell has.
+    """
+    rows = rows.copy()
+    if label is not None:
+        rows["label"] = pd.Categorical([label] * len(rows), rows["label"].cat.categories)
+    state = np.where(rows["label"].astype(str) == rows["predicted"].astype(str), *_AGREES)
+    added = (rows["state"] == "added").to_numpy()
+    rows["state"] = pd.Categorical(np.where(added, "added", state), STATES)
+    return rows
+
+
+def changes(before: pd.DataFrame, after: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Compare two tables by ``cell_id``.
+
+    Returns
+    -------
+    old, new : DataFrame
+        The rows of ``before`` that are gone or differ, and those of ``after`` that are new or
+        differ.
+    """
+    old_ids, new_ids = before["cell_id"].to_numpy(int), after["cell_id"].to_numpy(int)
+    _, i, j = np.intersect1d(old_ids, new_ids, assume_unique=True, return_indices=True)
+    differs = np.zeros(len(i), bool)
+    for column in before.columns.drop("cell_id"):
+        x, y = _comparable(before[column])[i], _comparable(after[column])[j]
+        differs |= (x != y) & ~((x != x) & (y != y))  # NaN is like NaN
+    gone = ~np.isin(old_ids, new_ids)
+    new = ~np.isin(new_ids, old_ids)
+    gone[i[differs]] = True
+    new[j[differs]] = True
+    return before[gone].reset_index(drop=True), after[new].reset_index(drop=True)
+
+
+def describe(old: pd.DataFrame, new: pd.DataFrame) -> str:
+    """Say in a few words what turned some rows into others: the text of an undo."""
+    gone = ~old["cell_id"].isin(new["cell_id"])
+    fresh = ~new["cell_id"].isin(old["cell_id"])
+    if gone.any():
+        return f"Delete {_cells(gone.sum())}"
+    if fresh.any():
+        return f"Add {_cells(fresh.sum())}"
+    old, new = (t.sort_values("cell_id", ignore_index=True) for t in (old, new))
+    if (old[POSITION_COLUMNS] != new[POSITION_COLUMNS]).to_numpy().any():
+        return f"Move {_cells(len(new))}"
+    if (old["label"].astype(str) == new["label"].astype(str)).all():
+        return f"Confirm {_cells(len(new))}"
+    names = new["label"].astype(str).unique()
+    return f"Set {_cells(len(new))} to {names[0]}" if len(names) == 1 else "Change classes"
+
+
+def _cells(n: int) -> str:
+    return "1 cell" if n == 1 else f"{n:,} cells"
+
+
+def _comparable(column: pd.Series) -> np.ndarray:
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        return column.cat.codes.to_numpy()
+    return column.to_numpy()
+
+
+_AGREES = ("confirmed", "corrected")

@@ -65,12 +65,14 @@ class CensusPanel(QWidget):
         """Show another layer's cells, or none."""
         if self.editor is not None:
             self.editor.changed.disconnect(self.refresh)
+            self.editor.selection_changed.disconnect(self._show_selection)
             self.editor.detach()
         self.editor = None
         if editor is not None:
             self._show_material(editor.material)
             self.editor = editor
             editor.changed.connect(self.refresh)
+            editor.selection_changed.connect(self._show_selection)
             editor.set_hidden(self.legend.hidden)
             editor.set_new_label(self.new_class.currentText())
             self.refresh()
@@ -87,7 +89,10 @@ class CensusPanel(QWidget):
         self.title.setToolTip(editor.layer.name)
         by_you = f", {k:,} by you" if (k := editor.n_decided()) else ""
         self.total.setText(f"{census.n_cells:,} cells{by_you} on {census.area_nm2:,.1f} nm²")
-        n_selected = len(editor.layer.selected_data)
+        self._show_selection()
+
+    def _show_selection(self) -> None:
+        n_selected = len(self.editor.layer.selected_data)
         self.set_button.setText(
             f"Set {n_selected:,} selected to" if n_selected else "Set selected to"
         )

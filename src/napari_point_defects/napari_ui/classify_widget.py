@@ -26,6 +26,7 @@ from napari_point_defects.napari_ui.census_panel import CensusPanel
 from napari_point_defects.napari_ui.corrections import apply_corrections
 from napari_point_defects.napari_ui.export import ask_folder, writer
 from napari_point_defects.napari_ui.hexagon_layers import current_hexagons
+from napari_point_defects.napari_ui.history import forget
 from napari_point_defects.napari_ui.image_layers import placement, stem_image
 from napari_point_defects.napari_ui.layer_chooser import LayerChooser
 from napari_point_defects.napari_ui.lifetime import listen
@@ -219,6 +220,8 @@ class ClassifyWidget(Pane):
             next_id=next_id,
         )
         new = Layer.create(*cells_layer_data(table, link, name, placement(image)))
+        # what the steps before would bring back is another run's
+        forget(self._viewer, link.image_id)
         replace_layer(self._viewer, old, new)
         self.run.say("")
         self._watch(new)
@@ -238,7 +241,7 @@ class ClassifyWidget(Pane):
         current = self.census.editor
         if (current.layer if current else None) is layer:
             return
-        self.census.set_editor(CellEditor(layer, self) if layer is not None else None)
+        self.census.set_editor(CellEditor(layer, self._viewer, self) if layer is not None else None)
 
     def _on_areas_toggled(self, checked: bool) -> None:
         if checked and self.census.editor is not None and not self.run.is_running:

@@ -108,8 +108,8 @@ def apply_corrections(
     table["label"] = pd.Categorical(label, table["label"].cat.categories)
     table["state"] = pd.Categorical(state, table["state"].cat.categories)
 
-    # a cell drawn again where one had been deleted is wanted after all
-    still = _nearest(centres_px(kept), corrections.deleted_px, reach) < 0
+    # where a cell has been drawn again since one was deleted, it is wanted after all
+    still = _nearest(corrections.centres_px, corrections.deleted_px, reach) < 0
     deleted = corrections.deleted_px[still]
     drop = _nearest(centres_px(table), deleted, reach)
     table = table.drop(index=drop[drop >= 0])

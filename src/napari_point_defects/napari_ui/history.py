@@ -52,6 +52,11 @@ def remember(
     history.push(_Step(text, undo, redo))
 
 
+def forget(viewer: object, image_id: Hashable) -> None:
+    """Empty the history of an image, as when a new run replaces what its steps are about."""
+    history_of(viewer, image_id).clear()
+
+
 def bind_undo(layer: Layer, history: QUndoStack) -> None:
     """Let a layer's Ctrl+Z and Ctrl+Shift+Z move through the history."""
     layer.bind_key(UNDO_KEY, lambda _: history.undo(), overwrite=True)
