@@ -151,6 +151,15 @@ class CellEditor(QObject):
         """``cell_id`` of the one selected cell; None where none or several are."""
         return self._current_id
 
+    @property
+    def snapshot(self) -> pd.DataFrame:
+        """The table at the last look, in the order of the layer's points; not to be changed."""
+        return self._table
+
+    def shows(self, cell_id: int) -> bool:
+        """Tell whether a cell is there and shown."""
+        return bool(self.layer.shown[rows_of(self.layer, [cell_id])].any())
+
     def table(self) -> pd.DataFrame:
         """Return the tidy table of the cells as they stand; the caller may keep and change it."""
         self._look()
@@ -238,7 +247,8 @@ class CellEditor(QObject):
 
     def select(self, ids: Sequence[int]) -> None:
         """Select the cells with these ids, those that are shown."""
-        self.layer.selected_data = set(rows_of(self.layer, ids).tolist())
+        rows = rows_of(self.layer, ids)
+        self.layer.selected_data = set(rows[self.layer.shown[rows]].tolist())
 
     def set_new_label(self, label: str) -> None:
         """Choose the class of the next point that the user adds."""

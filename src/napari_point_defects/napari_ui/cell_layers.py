@@ -32,8 +32,13 @@ _CURRENT_BORDER = 0.07
 _DECIDED_PERFECT = 0.7
 """Size of a perfect cell's mark, relative to a defect's, once the user has decided on it."""
 
-_RIM = "#101010", "#ffffff"
-"""Colours of the rim: the network alone, or a person, stands behind this cell."""
+RIM_COLOURS = {
+    "predicted": "#101010",
+    "confirmed": "#ffffff",
+    "corrected": "#ffffff",
+    "added": "#ffffff",
+}
+"""A white rim: a person stands behind this cell."""
 
 _CHUNK_PIXELS = 2_000_000
 
@@ -119,7 +124,7 @@ def marks(
     border_width = np.array([look.rim for look in looks])[states]
     border_width[perfect & plain] = 0.0
     face_color = _rgba(tuple(class_colours(material).values()))[classes]
-    border_color = _rgba(_RIM)[(~plain).astype(int)]
+    border_color = _rgba(tuple(RIM_COLOURS.values()))[states]
     if current_id is not None:
         current = table["cell_id"].to_numpy() == current_id
         size[current], border_width[current] = CURRENT_SIZE, _CURRENT_BORDER
@@ -148,7 +153,7 @@ def cells_layer_data(
         "feature_defaults": new_row(material),
         # direct colours: a colour cycle is worked out anew for all cells at every edit
         "face_color": look.face_color if len(table) else "white",
-        "border_color": look.border_color if len(table) else _RIM[1],
+        "border_color": look.border_color if len(table) else "white",
         "border_width": look.border_width,
         "symbol": look.symbol,
         "size": look.size,

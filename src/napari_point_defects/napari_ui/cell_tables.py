@@ -202,6 +202,20 @@ def describe(old: pd.DataFrame, new: pd.DataFrame) -> str:
     return f"Set {_cells(len(new))} to {names[0]}" if len(names) == 1 else "Change classes"
 
 
+def probable_classes(row: pd.Series, material: Material) -> str:
+    """Say what a cell is, and what the network thinks it might be."""
+    probabilities = row[[f"p_{label}" for label in material.class_labels]].to_numpy(float)
+    what = f"<b>{row['label']}</b>, {row['state']}"
+    if np.isnan(probabilities).any():
+        return what
+    first, second = np.argsort(-probabilities)[:2]
+    names = material.class_labels
+    return (
+        f"{what}<br>network: {names[first]} {probabilities[first]:.2f}, "
+        f"{names[second]} {probabilities[second]:.2f}"
+    )
+
+
 def _cells(n: int) -> str:
     return "1 cell" if n == 1 else f"{n:,} cells"
 

@@ -1,10 +1,14 @@
-"""The lower part of *Classify point defects*: legend, totals, correcting, export."""
+"""The lower part of *Classify point defects*: legend, totals, review, filters, export."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+import numpy as np
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import (
     QComboBox,
+    QGroupBox,
     QHBoxLayout,
     QLabel,
     QPushButton,
@@ -15,18 +19,35 @@ from superqt import QElidingLabel
 
 from napari_point_defects.materials import Material
 from napari_point_defects.napari_ui.cell_editor import CellEditor
+from napari_point_defects.napari_ui.cell_tables import STATES
+from napari_point_defects.napari_ui.filter_panel import FilterPanel
+from napari_point_defects.napari_ui.lasso import Lasso
 from napari_point_defects.napari_ui.legend import ClassLegend, legend_rows
+from napari_point_defects.napari_ui.review_panel import ReviewPanel
+from napari_point_defects.napari_ui.review_session import ReviewSession
+
+if TYPE_CHECKING:
+    from napari import Viewer
 
 
 class CensusPanel(QWidget):
-    """Shows the census of one layer of unit cells as it stands."""
+    """Shows the census of one layer of unit cells as it stands, and lets the user correct it.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+    """
 
     export_requested = Signal()
 
-    def __init__(self) -> None:
+    def __init__(self, viewer: Viewer) -> None:
         super().__init__()
+        self._viewer = viewer
         self.editor: CellEditor | None = None
+        self.session: ReviewSession | None = None
         self.legend: ClassLegend | None = None
+        self.review = ReviewPanel()
+        self.filters = FilterPanel()
         self.title = QElidingLabel()
         self.title.setStyleSheet("font-weight: bold;")
         self.total = QLabel()
@@ -35,13 +56,14 @@ class CensusPanel(QWidget):
         self.new_class.setToolTip("<p>The class to set; a point that you add gets it too.</p>")
         self.set_button = QPushButton("Set selected to")
         self.set_button.setToolTip(
-            "<p>Give the selected points this class. Select points with the arrow tool of the "
-            "layer; a drag selects many. Setting the class they have confirms it.</p>"
+            "<p>Give the selected points this class. Click a point to select it; the arrow tool "
+            "of the layer selects many in a box, key L in a line drawn around them. Setting the "
+            "class they have confirms it.</p>"
         )
         self.export_button = QPushButton("Export…")
         self.export_button.setToolTip(
             "<p>Write the table of cells (csv), the census (json) and an overlay (png), with "
-            "your corrections.</p>"
+            "your corrections, hidden cells too.</p>"
         )
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
@@ -54,10 +76,14 @@ class CensusPanel(QWidget):
         layout.addLayout(self._place)
         layout.addWidget(self.total)
         layout.addLayout(row)
+        layout.addWidget(_group("Review", self.review))
+        layout.addWidget(_group("Shown cells", self.filters))
         layout.addWidget(self.export_button)
 
-        self.set_button.clicked.connect(self._set_selected)
+        self.set_button.clicked.connect(lambda: self._pick(self.new_class.currentText()))
         self.new_class.currentTextChanged.connect(self._set_new_label)
+        self.filters.changed.connect(self._filter)
+        self.filters.reset_requested.connect(self._show_all)
         self.export_button.clicked.connect(self.export_requested)
         self.hide()
 
@@ -66,15 +92,22 @@ class CensusPanel(QWidget):
         if self.editor is not None:
             self.editor.changed.disconnect(self.refresh)
             self.editor.selection_changed.disconnect(self._show_selection)
+            self.editor.shown_changed.disconnect(self._show_filtered)
+            self.session.close()
             self.editor.detach()
-        self.editor = None
+        self.editor = self.session = None
+        self.review.set_session(None)
         if editor is not None:
             self._show_material(editor.material)
+            editor.set_filter(self.filters.filter(self.legend.hidden))
+            editor.set_new_label(self.new_class.currentText())
             self.editor = editor
+            self.session = ReviewSession(self._viewer, editor, editor)
+            self.session.lasso_requested.connect(self._lasso)
             editor.changed.connect(self.refresh)
             editor.selection_changed.connect(self._show_selection)
-            editor.set_hidden(self.legend.hidden)
-            editor.set_new_label(self.new_class.currentText())
+            editor.shown_changed.connect(self._show_filtered)
+            self.review.set_session(self.session)
             self.refresh()
         self.setVisible(editor is not None)
 
@@ -89,6 +122,7 @@ class CensusPanel(QWidget):
         self.title.setToolTip(editor.layer.name)
         by_you = f", {k:,} by you" if (k := editor.n_decided()) else ""
         self.total.setText(f"{census.n_cells:,} cells{by_you} on {census.area_nm2:,.1f} nm²")
+        self._show_filtered()
         self._show_selection()
 
     def _show_selection(self) -> None:
@@ -97,6 +131,14 @@ class CensusPanel(QWidget):
             f"Set {n_selected:,} selected to" if n_selected else "Set selected to"
         )
         self.set_button.setEnabled(bool(n_selected))
+        self.review.show_selection()
+
+    def _show_filtered(self) -> None:
+        states = self.editor.snapshot["state"].cat.codes.to_numpy()
+        counts = dict(zip(STATES, np.bincount(states, minlength=len(STATES)), strict=True))
+        shown = self.editor.layer.shown
+        self.filters.show_counts(counts, int(shown.sum()), len(shown))
+        self.review.refresh()
 
     def _show_material(self, material: Material) -> None:
         """Make the legend of a material, unless it is there."""
@@ -106,21 +148,41 @@ class CensusPanel(QWidget):
             self._place.removeWidget(self.legend)
             self.legend.deleteLater()
         self.legend = ClassLegend(material)
-        self.legend.hidden_changed.connect(self._on_hidden_changed)
+        self.legend.hidden_changed.connect(self._filter)
+        self.legend.picked.connect(self._pick)
         self._place.addWidget(self.legend)
         self.new_class.blockSignals(True)
         self.new_class.clear()
         self.new_class.addItems(material.class_labels)
         self.new_class.blockSignals(False)
 
-    def _on_hidden_changed(self, hidden: set[str]) -> None:
+    def _filter(self) -> None:
         if self.editor is not None:
-            self.editor.set_hidden(hidden)
+            self.editor.set_filter(self.filters.filter(self.legend.hidden))
+
+    def _show_all(self) -> None:
+        for box in self.legend.boxes.values():
+            box.setChecked(True)
+        self.filters.reset()
 
     def _set_new_label(self, label: str) -> None:
         if self.editor is not None and label:
             self.editor.set_new_label(label)
 
-    def _set_selected(self) -> None:
-        if self.editor is not None:
-            self.editor.set_selected(self.new_class.currentText())
+    def _pick(self, label: str) -> None:
+        """Set the selected cells to a class; points added later get it too."""
+        if self.session is not None:
+            self.new_class.setCurrentText(label)
+            self.session.set_class(label)
+            self.review.focus_canvas()
+
+    def _lasso(self) -> None:
+        Lasso(self._viewer, self.editor)
+
+
+def _group(title: str, widget: QWidget) -> QGroupBox:
+    box = QGroupBox(title)
+    layout = QVBoxLayout(box)
+    layout.setContentsMargins(6, 6, 6, 6)
+    layout.addWidget(widget)
+    return box

@@ -81,7 +81,7 @@ class ClassifyWidget(Pane):
             "Classify point defects",
             "Cut two unit cells out of every hexagon, merge and classify them.",
         )
-        self.census = CensusPanel()
+        self.census = CensusPanel(viewer)
         self._lay_out()
 
         self.run.run_requested.connect(self.classify)

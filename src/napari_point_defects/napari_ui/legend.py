@@ -1,12 +1,14 @@
-"""The legend of classes: colour, count, fraction, density, show and hide."""
+"""The legend of classes: colour, key, count, fraction, density; set, show and hide."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
-from qtpy.QtCore import Qt, Signal
-from qtpy.QtWidgets import QCheckBox, QGridLayout, QLabel, QSizePolicy, QWidget
+from qtpy.QtCore import QSize, Qt, Signal
+from qtpy.QtGui import QColor, QFont, QIcon, QPainter, QPixmap
+from qtpy.QtWidgets import QCheckBox, QGridLayout, QLabel, QSizePolicy, QToolButton, QWidget
 
 from napari_point_defects.census import NM2_PER_CM2, Census, count_interval
 from napari_point_defects.materials import Material
@@ -64,13 +66,14 @@ def legend_rows(census: Census) -> dict[str, LegendRow]:
 
 
 class ClassLegend(QWidget):
-    """Shows one row per class; unticking a row hides its cells."""
+    """Shows one row per class; unticking a row hides its cells, clicking its name sets it."""
 
     hidden_changed = Signal(set)
+    picked = Signal(str)
 
     _HEADERS = (
         ("class", ""),
-        ("cells", "Number of unit cells"),
+        ("cells", "Number of unit cells, hidden ones too"),
         ("%", "Share of all unit cells, in per cent"),
         ("nm⁻²", "Number per square nanometre of the area counted"),
     )
@@ -78,11 +81,12 @@ class ClassLegend(QWidget):
     def __init__(self, material: Material) -> None:
         super().__init__()
         self.boxes: dict[str, QCheckBox] = {}
+        self.names: dict[str, QToolButton] = {}
         self.cells: dict[str, tuple[QLabel, QLabel, QLabel]] = {}
         grid = QGridLayout(self)
         grid.setContentsMargins(0, 0, 0, 0)
         grid.setHorizontalSpacing(8)
-        grid.setVerticalSpacing(2)
+        grid.setVerticalSpacing(0)
         grid.setColumnStretch(1, 1)
         for column, (text, tooltip) in enumerate(self._HEADERS):
             header = QLabel(f"<small>{text}</small>")
@@ -90,22 +94,27 @@ class ClassLegend(QWidget):
             header.setAlignment(_LEFT if column == 0 else _RIGHT)
             grid.addWidget(header, 0, column + 1)
         for row, (label, colour) in enumerate(class_colours(material).items(), start=1):
-            swatch = QLabel()
-            swatch.setFixedSize(14, 14)
-            swatch.setStyleSheet(
-                f"background: {colour}; border: 1px solid #606060; border-radius: 7px;"
-            )
-            box = QCheckBox(label)
+            box = QCheckBox()
             box.setChecked(True)
-            box.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+            box.setFocusPolicy(Qt.FocusPolicy.NoFocus)
             box.toggled.connect(self._on_toggled)
+            name = QToolButton()
+            name.setText(label)
+            name.setIcon(key_icon(colour, str(row)))
+            name.setIconSize(QSize(_ICON_PX, _ICON_PX))
+            name.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
+            name.setAutoRaise(True)
+            # the keys belong to the canvas: a click here must not take them away
+            name.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+            name.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+            name.clicked.connect(partial(self.picked.emit, label))
             numbers = tuple(QLabel("–") for _ in range(3))
-            grid.addWidget(swatch, row, 0)
-            grid.addWidget(box, row, 1)
+            grid.addWidget(box, row, 0)
+            grid.addWidget(name, row, 1)
             for column, number in enumerate(numbers, start=2):
                 number.setAlignment(_RIGHT)
                 grid.addWidget(number, row, column)
-            self.boxes[label], self.cells[label] = box, numbers
+            self.boxes[label], self.names[label], self.cells[label] = box, name, numbers
 
     @property
     def hidden(self) -> set[str]:
@@ -121,10 +130,37 @@ class ClassLegend(QWidget):
                 number.setText(text)
                 number.setToolTip(row.tooltip)
             self.boxes[label].setToolTip(f"{row.tooltip}<p>Untick to hide these cells.</p>")
+            key = list(self.boxes).index(label) + 1
+            self.names[label].setToolTip(
+                f"{row.tooltip}<p>Click, or press {key}, to give the selected cells this class.</p>"
+            )
 
     def _on_toggled(self) -> None:
         self.hidden_changed.emit(self.hidden)
 
 
+def key_icon(colour: str, text: str) -> QIcon:
+    """Draw a disc of a colour with a key's name in it."""
+    pixmap = QPixmap(2 * _ICON_PX, 2 * _ICON_PX)  # twice as fine, for dense screens
+    pixmap.fill(Qt.GlobalColor.transparent)
+    painter = QPainter(pixmap)
+    painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+    fill = QColor(colour)
+    painter.setBrush(fill)
+    painter.setPen(QColor("#606060"))
+    inside = pixmap.rect().adjusted(1, 1, -1, -1)
+    painter.drawEllipse(inside)
+    font = QFont()
+    font.setPixelSize(int(1.4 * _ICON_PX))
+    font.setBold(True)
+    painter.setFont(font)
+    painter.setPen(QColor("#000000" if fill.lightnessF() > _LIGHT else "#ffffff"))
+    painter.drawText(inside, Qt.AlignmentFlag.AlignCenter, text)
+    painter.end()
+    return QIcon(pixmap)
+
+
+_ICON_PX = 16
+_LIGHT = 0.45
 _LEFT = Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter
 _RIGHT = Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter

@@ -1,0 +1,124 @@
+"""Choose which cells are shown by state and by confidence; the legend chooses by class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from qtpy.QtCore import QPointF, QSize, Qt, Signal
+from qtpy.QtGui import QColor, QIcon, QPainter, QPen, QPixmap, QPolygonF
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QFormLayout,
+    QGridLayout,
+    QHBoxLayout,
+    QLabel,
+    QPushButton,
+    QWidget,
+)
+from superqt import QLabeledDoubleRangeSlider
+
+from napari_point_defects.napari_ui.cell_filter import CellFilter
+from napari_point_defects.napari_ui.cell_layers import RIM_COLOURS, STATE_MARKS
+
+_ICON_PX = 14
+_TOOLTIPS = {
+    "predicted": "The network's, and nobody has looked at them yet",
+    "confirmed": "You agreed with the network, or moved the cell",
+    "corrected": "You changed the class",
+    "added": "You added the cell, or the network no longer finds it",
+}
+
+
+class FilterPanel(QWidget):
+    """Checkboxes for the states and a slider for the confidence."""
+
+    changed = Signal()
+    reset_requested = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.states: dict[str, QCheckBox] = {}
+        grid = QGridLayout()
+        grid.setContentsMargins(0, 0, 0, 0)
+        for i, state in enumerate(STATE_MARKS):
+            box = QCheckBox(state)
+            box.setIcon(state_icon(state))
+            box.setIconSize(QSize(_ICON_PX, _ICON_PX))
+            box.setChecked(True)
+            box.setToolTip(f"<p>{_TOOLTIPS[state]}. Untick to hide them.</p>")
+            box.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+            box.toggled.connect(self.changed)
+            self.states[state] = box
+            grid.addWidget(box, i // 2, i % 2)
+        self.confidence = QLabeledDoubleRangeSlider(Qt.Orientation.Horizontal)
+        self.confidence.setRange(0, 1)
+        self.confidence.setValue((0, 1))
+        self.confidence.setDecimals(2)
+        self.confidence.setToolTip(
+            "<p>Show the cells whose class the network is this sure of, 0 to 1. Cells that it "
+            "never saw are always shown.</p>"
+        )
+        self.confidence.valueChanged.connect(self.changed)
+        self.count = QLabel()
+        self.reset_button = QPushButton("Show all")
+        self.reset_button.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        self.reset_button.clicked.connect(self.reset_requested)
+        row = QHBoxLayout()
+        row.addWidget(self.count, stretch=1)
+        row.addWidget(self.reset_button)
+        form = QFormLayout(self)
+        form.setContentsMargins(0, 0, 0, 0)
+        form.setVerticalSpacing(4)
+        form.addRow("Show", grid)
+        form.addRow("Sure by", self.confidence)
+        form.addRow(row)
+
+    def filter(self, hidden: set[str]) -> CellFilter:
+        """Return what is to be shown, with the classes that the legend hides."""
+        low, high = self.confidence.value()
+        states = frozenset(state for state, box in self.states.items() if box.isChecked())
+        return CellFilter(frozenset(hidden), states, (round(low, 4), round(high, 4)))
+
+    def reset(self) -> None:
+        """Show all states and confidences; says so once."""
+        self.blockSignals(True)
+        for box in self.states.values():
+            box.setChecked(True)
+        self.confidence.setValue((0, 1))
+        self.blockSignals(False)
+        self.changed.emit()
+
+    def show_counts(self, counts: Mapping[str, int], n_shown: int, n_cells: int) -> None:
+        """Say how many cells there are of each state, and how many are shown."""
+        for state, box in self.states.items():
+            box.setText(f"{state} {counts.get(state, 0):,}")
+        self.count.setText(f"{n_shown:,} of {n_cells:,} cells shown")
+        self.reset_button.setEnabled(n_shown < n_cells)
+
+
+def state_icon(state: str) -> QIcon:
+    """Draw a state's mark as it looks in the layer."""
+    look = STATE_MARKS[state]
+    side = 2 * _ICON_PX  # twice as fine, for dense screens
+    pixmap = QPixmap(side, side)
+    pixmap.fill(Qt.GlobalColor.transparent)
+    painter = QPainter(pixmap)
+    painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+    pen = QPen(QColor(RIM_COLOURS[state]))
+    pen.setWidthF(look.rim * side)
+    pen.setJoinStyle(Qt.PenJoinStyle.MiterJoin)
+    painter.setPen(pen)
+    painter.setBrush(QColor("#e6261f"))
+    margin = look.rim * side / 2 + 1
+    inside = pixmap.rect().toRectF().adjusted(margin, margin, -margin, -margin)
+    middle = inside.center()
+    if look.symbol == "diamond":
+        top, right = QPointF(middle.x(), inside.top()), QPointF(inside.right(), middle.y())
+        bottom, left = QPointF(middle.x(), inside.bottom()), QPointF(inside.left(), middle.y())
+        painter.drawPolygon(QPolygonF([top, right, bottom, left]))
+    elif look.symbol == "square":
+        painter.drawRect(inside)
+    else:
+        painter.drawEllipse(inside)
+    painter.end()
+    return QIcon(pixmap)
