@@ -102,7 +102,7 @@ def where(viewer, canvas, layer):
 def drag(qtbot, canvas, where):
     """Drag the mouse, with the left button down, through points of the image."""
 
-    def drag(points, wait_ms=0):
+    def drag(points, wait_ms=15):  # vispy passes over moves that come faster
         start, *rest = [where(point) for point in points]
         left, none = Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier
         qtbot.mousePress(canvas, left, pos=start)

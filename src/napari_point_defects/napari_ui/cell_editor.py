@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 
 WATCH_MS = 400
 
+_DECIDED = ("label", "state")
+"""The columns that a decision on a class changes."""
+
 
 def current_table(layer: Points) -> pd.DataFrame:
     """Return the tidy table of a layer's cells as they stand."""
@@ -204,29 +207,13 @@ class CellEditor(QObject):
         ndarray of shape (len(rows),), int
             The ids of the rows as written.
         """
-        self._dragging = False
-        self._look()  # what the user did before this is a step of its own
+        self._finish()
         rows = rows.reset_index(drop=True)
         ids = rows["cell_id"].to_numpy(int, copy=True)
         fresh = ids == NEW_ID
         ids[fresh] = self.link.next_id + np.arange(fresh.sum())
         rows["cell_id"] = ids
-        touched = self._table["cell_id"].isin(np.union1d(drop_ids, ids))
-        old = self._table[touched].reset_index(drop=True)
-        self._busy = True
-        try:
-            write_cells(self.layer, drop_ids, rows)
-            self._table = self.layer.features.copy()
-            note_cells(self.layer, rows)
-            self.layer.shown[:] = self.filter.shows(self._table)
-            self._show_marks(ids)
-            self._seen = self._snapshot()
-        finally:
-            self._busy = False
-        if remember is not None:
-            cell_steps.remember(self._history, self.layer, remember, old, rows)
-        self.changed.emit()
-        self._settle()
+        self._apply(drop_ids, rows, remember)
         return ids
 
     def decide(self, ids: Sequence[int], label: str | None = None) -> int:
@@ -234,11 +221,13 @@ class CellEditor(QObject):
 
         Choosing the class that the network chose confirms it.
         """
-        self._look()
-        before = self._table[self._table["cell_id"].isin(ids)]
-        old, new = changes(before, labelled(before, label))
-        if len(new):
-            self.apply([], new, remember=describe(old, new))
+        self._finish()
+        before = self._table.iloc[rows_of(self.layer, ids)]
+        new = labelled(before, label)
+        differs = ~((new["label"] == before["label"]) & (new["state"] == before["state"]))
+        if differs.any():
+            old, new = (rows[differs].reset_index(drop=True) for rows in (before, new))
+            self._apply([], new, describe(old, new), _DECIDED)
         return len(before)
 
     def set_selected(self, label: str) -> int:
@@ -275,6 +264,36 @@ class CellEditor(QObject):
         self._busy = True  # until Qt deletes it
         cell_steps.unregister(self)
         self.deleteLater()
+
+    def _finish(self) -> None:
+        """Make what the user did so far a step of its own."""
+        self._dragging = False
+        self._look()
+
+    def _apply(
+        self,
+        drop_ids: Sequence[int],
+        rows: pd.DataFrame,
+        text: str | None,
+        columns: Sequence[str] | None = None,
+    ) -> None:
+        ids = rows["cell_id"].to_numpy()
+        touched = rows_of(self.layer, np.union1d(drop_ids, ids))
+        old = self._table.iloc[touched].reset_index(drop=True)
+        self._busy = True
+        try:
+            write_cells(self.layer, drop_ids, rows, columns)
+            self._table = self.layer.features.copy()
+            note_cells(self.layer, rows)
+            self.layer.shown[:] = self.filter.shows(self._table)
+            self._show_marks(ids)
+            self._seen = self._snapshot()
+        finally:
+            self._busy = False
+        if text is not None:
+            cell_steps.remember(self._history, self.layer, text, old, rows)
+        self.changed.emit()
+        self._settle()
 
     def _on_data(self, event: Any) -> None:
         action = str(event.action)
@@ -321,9 +340,7 @@ class CellEditor(QObject):
 
     def _snapshot(self) -> tuple[bytes, ...]:
         features = self.layer.features
-        codes = (
-            features[name].astype("category").cat.codes.to_numpy() for name in ("label", "state")
-        )
+        codes = (features[name].astype("category").cat.codes.to_numpy() for name in _DECIDED)
         arrays = (*codes, cell_ids(self.layer), np.asarray(self.layer.data))
         return tuple(array.tobytes() for array in arrays)
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from napari_point_defects.materials import CELL_AREA, CLASS_COLOURS, Material, get_material
-from napari_point_defects.napari_ui.cell_tables import STATES, centres_px, new_row
+from napari_point_defects.napari_ui.cell_tables import STATES, centres_px, codes_of, new_row
 from napari_point_defects.napari_ui.links import KEY, CellsLink
 from napari_point_defects.records import Lattice
 
@@ -112,8 +112,8 @@ def marks(
     current_id : int, optional
         ``cell_id`` of the cell whose mark is open, so that its columns can be seen.
     """
-    classes = pd.Categorical(table["label"].astype(str), material.class_labels).codes
-    states = pd.Categorical(table["state"].astype(str), STATES).codes
+    classes = codes_of(table["label"], material.class_labels)
+    states = codes_of(table["state"], STATES)
     looks = [STATE_MARKS[state] for state in STATES]
     perfect, plain = classes == 0, states == 0
     symbol = np.array([look.symbol for look in looks])[states].astype(object)

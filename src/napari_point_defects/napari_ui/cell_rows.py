@@ -35,7 +35,12 @@ def selected_ids(layer: Points) -> np.ndarray:
     return cell_ids(layer)[rows[rows < len(layer.data)]]
 
 
-def write_cells(layer: Points, drop_ids: Sequence[int], rows: pd.DataFrame) -> None:
+def write_cells(
+    layer: Points,
+    drop_ids: Sequence[int],
+    rows: pd.DataFrame,
+    columns: Sequence[str] | None = None,
+) -> None:
     """Remove, replace and append cells by ``cell_id``; their marks are to be shown after.
 
     Parameters
@@ -45,6 +50,8 @@ def write_cells(layer: Points, drop_ids: Sequence[int], rows: pd.DataFrame) -> N
         Cells to remove; ids that the layer does not hold are passed over.
     rows : DataFrame
         Tidy rows with ids of their own. A cell that the layer does not hold is appended.
+    columns : sequence of str, optional
+        The ones in which the rows differ from the layer's; all unless given.
     """
     selected = selected_ids(layer)
     drop = rows_of(layer, np.setdiff1d(drop_ids, rows["cell_id"]))
@@ -58,24 +65,23 @@ def write_cells(layer: Points, drop_ids: Sequence[int], rows: pd.DataFrame) -> N
         index[fresh] = len(layer.data) + np.arange(fresh.sum())
         layer.add(points[fresh])
     features = layer.features
-    for j, column in enumerate(features):
+    for column in columns or features:
         values = rows[column]
         if isinstance(values.dtype, pd.CategoricalDtype):
             values = values.astype(str)
-        features.iloc[index, j] = values.to_numpy()
+        features.iloc[index, features.columns.get_loc(column)] = values.to_numpy()
     layer.data[index] = points
     if len(drop) or fresh.any():
         layer.selected_data = set(rows_of(layer, selected).tolist())
 
 
 def show_marks(layer: Points, index: np.ndarray, look: Marks) -> None:
-    """Let the points of these rows look like that."""
-    symbol = layer.symbol.copy()
-    symbol[index] = look.symbol
+    """Let the points of these rows look like that, and draw them with what is shown."""
+    symbol_type = type(layer.current_symbol)  # the arrays hold napari's own names
+    symbols = {name: symbol_type(name) for name in set(look.symbol)}
+    layer.symbol[index] = np.array([symbols[name] for name in look.symbol], object)
     layer.size[index] = look.size
     layer.border_width[index] = look.border_width
     layer.face_color[index] = look.face_color
     layer.border_color[index] = look.border_color
-    if any(str(old) != str(new) for old, new in zip(layer.symbol[index], look.symbol, strict=True)):
-        layer.symbol = symbol
-    layer.refresh(extent=False)
+    layer.refresh(extent=False, thumbnail=False)

@@ -13,6 +13,8 @@ added      the user drew the cell, or the network no longer finds it
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
@@ -56,6 +58,13 @@ def new_row(material: Material, label: str | None = None) -> pd.DataFrame:
     table.loc[0, "state"] = "added"
     table[["confidence", *(f"p_{name}" for name in material.class_labels)]] = np.nan
     return table
+
+
+def codes_of(column: pd.Series, names: Sequence[str]) -> np.ndarray:
+    """Return the index of each value among the names, −1 where it is none, shape (N,), int."""
+    if isinstance(column.dtype, pd.CategoricalDtype) and list(column.cat.categories) == list(names):
+        return column.cat.codes.to_numpy()
+    return pd.Categorical(column.astype(str), names).codes
 
 
 def centres_px(table: pd.DataFrame) -> np.ndarray:

@@ -40,6 +40,7 @@ class FilterPanel(QWidget):
         self.states: dict[str, QCheckBox] = {}
         grid = QGridLayout()
         grid.setContentsMargins(0, 0, 0, 0)
+        grid.setHorizontalSpacing(12)
         for i, state in enumerate(STATE_MARKS):
             box = QCheckBox(state)
             box.setIcon(state_icon(state))
@@ -54,6 +55,7 @@ class FilterPanel(QWidget):
         self.confidence.setRange(0, 1)
         self.confidence.setValue((0, 1))
         self.confidence.setDecimals(2)
+        self.confidence.setEdgeLabelMode(QLabeledDoubleRangeSlider.EdgeLabelMode.NoLabel)
         self.confidence.setToolTip(
             "<p>Show the cells whose class the network is this sure of, 0 to 1. Cells that it "
             "never saw are always shown.</p>"
@@ -69,8 +71,8 @@ class FilterPanel(QWidget):
         form = QFormLayout(self)
         form.setContentsMargins(0, 0, 0, 0)
         form.setVerticalSpacing(4)
-        form.addRow("Show", grid)
-        form.addRow("Sure by", self.confidence)
+        form.addRow(grid)
+        form.addRow("Confidence", self.confidence)
         form.addRow(row)
 
     def filter(self, hidden: set[str]) -> CellFilter:

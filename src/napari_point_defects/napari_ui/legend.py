@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 
 from qtpy.QtCore import QSize, Qt, Signal
 from qtpy.QtGui import QColor, QFont, QIcon, QPainter, QPixmap
@@ -53,7 +53,7 @@ def legend_rows(census: Census) -> dict[str, LegendRow]:
             rows[label] = LegendRow("0", "–", "–", f"<p><b>{label}</b>: {words}</p>")
             continue
         density = count / area_nm2
-        low, high = (limit / area_nm2 * NM2_PER_CM2 for limit in count_interval(int(count)))
+        low, high = (limit / area_nm2 * NM2_PER_CM2 for limit in _interval(int(count)))
         rows[label] = LegendRow(
             count=f"{count:,}",
             fraction=f"{100 * count / census.n_cells:.2f}",
@@ -63,6 +63,12 @@ def legend_rows(census: Census) -> dict[str, LegendRow]:
             f"95 % interval {low:.3g} to {high:.3g} cm⁻²</p>",
         )
     return rows
+
+
+@lru_cache(maxsize=1024)
+def _interval(count: int) -> tuple[float, float]:
+    """Remember intervals: after an edit all counts but two are the same."""
+    return count_interval(count)
 
 
 class ClassLegend(QWidget):
@@ -99,7 +105,7 @@ class ClassLegend(QWidget):
             box.setFocusPolicy(Qt.FocusPolicy.NoFocus)
             box.toggled.connect(self._on_toggled)
             name = QToolButton()
-            name.setText(label)
+            name.setText(f" {label}")
             name.setIcon(key_icon(colour, str(row)))
             name.setIconSize(QSize(_ICON_PX, _ICON_PX))
             name.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)

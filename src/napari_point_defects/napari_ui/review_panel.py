@@ -18,8 +18,8 @@ from napari_point_defects.napari_ui.cell_tables import probable_classes
 from napari_point_defects.napari_ui.review_session import ReviewSession
 
 _HINT = (
-    "<small>Keys on the image: <b>1–6</b> class · <b>Enter</b> confirm · <b>N</b>/<b>P</b> next, "
-    "previous · <b>L</b> lasso · <b>Esc</b> clear · <b>Ctrl+Z</b> undo</small>"
+    "<small><b>1–6</b> class · <b>Enter</b> confirm · <b>N</b>, <b>P</b> next, previous<br>"
+    "<b>L</b> lasso · <b>Esc</b> clear · <b>Ctrl+Z</b> undo: on the image</small>"
 )
 
 
@@ -34,7 +34,8 @@ class ReviewPanel(QWidget):
         self.bar.setTextVisible(False)
         self.bar.setFixedHeight(6)
         self.current = QLabel()
-        self.current.setWordWrap(True)
+        self.current.setMinimumHeight(2 * self.current.fontMetrics().lineSpacing())
+        self.current.setAlignment(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignTop)
         self.previous_button = QPushButton("◀ Previous")
         self.confirm_button = QPushButton("Confirm")
         self.next_button = QPushButton("Next ▶")
@@ -45,7 +46,6 @@ class ReviewPanel(QWidget):
             "Ctrl+Z takes the class back and returns to the cell.</p>"
         )
         hint = QLabel(_HINT)
-        hint.setWordWrap(True)
         buttons = QHBoxLayout()
         for button, tooltip in (
             (self.previous_button, "Key P: the cell of the queue before this"),

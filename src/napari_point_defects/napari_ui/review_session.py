@@ -160,7 +160,8 @@ class ReviewSession(QObject):
         (row,) = rows_of(layer, [cell_id])
         unsure = table_uncertainty(editor.snapshot.iloc[[row]], editor.material)[0]
         self._place = (-float(np.nan_to_num(unsure)), cell_id)
-        layer.visible = True
+        if not layer.visible:
+            layer.visible = True
         self._viewer.layers.selection.active = layer
         editor.select([cell_id])
         # napari before 0.9 has the camera on the viewer itself
