@@ -70,6 +70,7 @@ def main(listen: Callable[[CellEditor], Wait] | None = None) -> dict:
             "cells": len(layer.data),
             "presses": PRESSES,
             "milliseconds": {
+                "repaint_alone": measured(lambda _: canvas.update()),
                 "select_a_cell": measured(select),
                 "class_key": measured(one_class, select),
                 "next": measured(press(Qt.Key.Key_N)),

@@ -30,6 +30,7 @@ ROWS = [
         "netcasting",
         "outputs",
         "readers",
+        "review",
         "training_set",
         "weights",
     },

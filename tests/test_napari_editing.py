@@ -15,6 +15,7 @@ from qtpy.QtWidgets import QWidget
 from napari_point_defects.materials import MATERIALS
 from napari_point_defects.napari_ui.cell_editor import CellEditor, layer_corrections
 from napari_point_defects.napari_ui.cell_layers import cells_layer_data, class_colours
+from napari_point_defects.napari_ui.cell_rows import rows_of
 from napari_point_defects.napari_ui.cell_tables import (
     NEW_ID,
     cell_table,
@@ -28,6 +29,7 @@ from napari_point_defects.napari_ui.cell_tables import (
 from napari_point_defects.napari_ui.history import history_of
 from napari_point_defects.napari_ui.links import CellsLink, own
 from napari_point_defects.pipeline import AnalysisSettings, Detection
+from napari_point_defects.records import UnitCells
 
 pytestmark = pytest.mark.gui
 MATERIAL = MATERIALS["MoTe2"]
@@ -127,6 +129,16 @@ def test_a_cell_applied_and_then_deleted_stays_deleted(editor):
     assert len(layer_corrections(editor.layer).deleted_px) == 2
 
 
+def test_rows_may_come_from_a_file(editor):
+    """Their columns are plain text and numbers of any kind."""
+    rows = editor.table().iloc[[3, 4]].astype({"label": str, "state": str, "votes": float})
+    rows["label"], rows["state"] = "V_Mo", "corrected"
+    editor.apply([], rows.drop(columns="votes").assign(votes=[1.0, 2.0]), remember=None)
+    assert editor.table()["label"].iloc[[3, 4]].tolist() == ["V_Mo", "V_Mo"]
+    assert editor.table()["votes"].iloc[[3, 4]].tolist() == [1, 2]
+    assert_in_step(editor)
+
+
 # Undo
 
 
@@ -199,6 +211,70 @@ def test_steps_reach_the_layer_without_its_editor(viewer, editor, history):
     history.redo()
     assert other.table()["label"].iloc[3] == "V_Te2"
     assert_in_step(other)
+
+
+def test_a_new_run_keeps_ids_and_starts_a_new_history(viewer, classify, core, run, classified):
+    editor = classify.census.editor
+    n = len(core.cells)
+    editor.decide([3], "V_Mo")
+    classified.selected_data = {5}
+    classified.remove_selected()
+    classified.add([[2.0, 2.0]])
+    before = by_id(editor.table())
+    history = history_of(viewer, editor.link.image_id)
+    assert history.count() == 3
+    order = np.random.default_rng(4).permutation(n)
+    core.cells = UnitCells(
+        core.cells.chalcogen_px[order],
+        core.cells.metal_px[order],
+        core.cells.votes[order],
+        core.cells.probabilities[order],
+    )
+    run(classify)
+    editor = classify.census.editor
+    assert editor.layer is not classified
+    after = by_id(editor.table())
+    assert after["cell_id"].tolist() == before["cell_id"].tolist()
+    np.testing.assert_allclose(centres_px(after), centres_px(before))
+    assert history.count() == 0
+    editor.layer.add([[4.0, 90.0]])
+    assert editor.table()["cell_id"].max() == n + 1
+
+
+# Marks
+
+
+def test_states_differ_by_more_than_colour(editor):
+    same = editor.table().query("label == 'V_Mo'")["cell_id"].tolist()[:2]
+    other = editor.table().query("label == 'Perfect'")["cell_id"].iloc[0]
+    editor.decide(same[1:])
+    editor.decide([other], "V_Mo")
+    editor.set_new_label("V_Mo")
+    editor.layer.add([[3.0, 4.0]])
+    editor.select([])
+    layer = editor.layer
+    rows = [*rows_of(layer, same), *rows_of(layer, [other]), len(layer.data) - 1]
+    states = editor.table()["state"].iloc[rows].tolist()
+    assert states == ["predicted", "confirmed", "corrected", "added"]
+    looks = {
+        (str(layer.symbol[i]), round(layer.border_width[i], 3), *layer.border_color[i])
+        for i in rows
+    }
+    assert len(looks) == 4
+    assert len({tuple(layer.face_color[i]) for i in rows}) == 1
+
+
+def test_the_mark_of_the_one_selected_cell_is_open(editor):
+    layer = editor.layer
+    closed = layer.size[7]
+    editor.select([7])
+    assert editor.current_id == 7
+    assert layer.face_color[7, 3] == 0
+    assert layer.size[7] > 2 * closed
+    editor.select([7, 8])
+    assert editor.current_id is None
+    assert layer.face_color[7, 3] == 1
+    assert layer.size[7] == closed
 
 
 # Tables

@@ -246,6 +246,7 @@ class CellEditor(QObject):
 
     def set_filter(self, cell_filter: CellFilter) -> None:
         """Show other cells; the hidden ones are not selected any more."""
+        self._finish()
         self.filter = cell_filter
         shown = cell_filter.shows(self._table)
         if not np.array_equal(shown, self.layer.shown):
@@ -260,6 +261,7 @@ class CellEditor(QObject):
     def detach(self) -> None:
         """Stop watching."""
         self._timer.stop()
+        self._finish()
         self._show_current(None)
         self._busy = True  # until Qt deletes it
         cell_steps.unregister(self)

@@ -66,10 +66,10 @@ def write_cells(
         layer.add(points[fresh])
     features = layer.features
     for column in columns or features:
-        values = rows[column]
-        if isinstance(values.dtype, pd.CategoricalDtype):
-            values = values.astype(str)
-        features.iloc[index, features.columns.get_loc(column)] = values.to_numpy()
+        kind = features[column].dtype
+        is_class = isinstance(kind, pd.CategoricalDtype)
+        values = rows[column].astype(str if is_class else kind).to_numpy()
+        features.iloc[index, features.columns.get_loc(column)] = values
     layer.data[index] = points
     if len(drop) or fresh.any():
         layer.selected_data = set(rows_of(layer, selected).tolist())

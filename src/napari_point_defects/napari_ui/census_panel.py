@@ -171,10 +171,14 @@ class CensusPanel(QWidget):
 
     def _pick(self, label: str) -> None:
         """Set the selected cells to a class; points added later get it too."""
-        if self.session is not None:
-            self.new_class.setCurrentText(label)
+        if self.session is None:
+            return
+        self.new_class.setCurrentText(label)
+        if self.editor.layer.selected_data:
             self.session.set_class(label)
-            self.review.focus_canvas()
+        else:
+            self._viewer.status = f"Points that you add are {label} now: no cell is selected"
+        self.review.focus_canvas()
 
     def _lasso(self) -> None:
         Lasso(self._viewer, self.editor)

@@ -180,6 +180,8 @@ class ReviewSession(QObject):
             self._go_to(ids[0])
         else:
             self.editor.select(ids)
+        if ids:
+            self._say(f"{len(ids):,} cell{'s' * (len(ids) > 1)} back as before")
 
     def _say(self, text: str) -> None:
         self._viewer.status = text
