@@ -159,6 +159,8 @@ def test_the_queue_leads_from_the_least_sure_cell_on(viewer, widget, layer, pres
     assert viewer.scene.camera.zoom == zoom  # the user's own, when closer
     press(Qt.Key.Key_P)
     assert selected(layer) == [doubtful[0]]
+    assert "Perfect</b>, predicted, uncertainty 1.00" in panel.current.text()
+    assert "network: " in panel.current.text()
     press(Qt.Key.Key_Return)
     assert row(layer, doubtful[0])["state"] == "confirmed"
     assert selected(layer) == [doubtful[1]]

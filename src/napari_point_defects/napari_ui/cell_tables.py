@@ -20,6 +20,7 @@ import pandas as pd
 
 from napari_point_defects.materials import BOND, Material
 from napari_point_defects.records import Lattice, UnitCells
+from napari_point_defects.review import uncertainty
 
 STATES = ("predicted", "confirmed", "corrected", "added")
 POSITION_COLUMNS = ["chalcogen_y", "chalcogen_x", "metal_y", "metal_x"]
@@ -215,12 +216,13 @@ def probable_classes(row: pd.Series, material: Material) -> str:
     """Say what a cell is, and what the network thinks it might be."""
     probabilities = row[[f"p_{label}" for label in material.class_labels]].to_numpy(float)
     what = f"<b>{row['label']}</b>, {row['state']}"
-    if np.isnan(probabilities).any():
+    (unsure,) = uncertainty(probabilities[None])
+    if np.isnan(unsure):
         return what
     first, second = np.argsort(-probabilities)[:2]
     names = material.class_labels
     return (
-        f"{what}<br>network: {names[first]} {probabilities[first]:.2f}, "
+        f"{what}, uncertainty {unsure:.2f}<br>network: {names[first]} {probabilities[first]:.2f}, "
         f"{names[second]} {probabilities[second]:.2f}"
     )
 

@@ -55,7 +55,9 @@ class FilterPanel(QWidget):
         self.confidence.setRange(0, 1)
         self.confidence.setValue((0, 1))
         self.confidence.setDecimals(2)
-        self.confidence.setEdgeLabelMode(QLabeledDoubleRangeSlider.EdgeLabelMode.NoLabel)
+        # the two values beside the slider: above it they would be cut off at its ends
+        self.confidence.setHandleLabelPosition(QLabeledDoubleRangeSlider.LabelPosition.NoLabel)
+        self.confidence.setEdgeLabelMode(QLabeledDoubleRangeSlider.EdgeLabelMode.LabelIsValue)
         self.confidence.setToolTip(
             "<p>Show the cells whose class the network is this sure of, 0 to 1. Cells that it "
             "never saw are always shown.</p>"

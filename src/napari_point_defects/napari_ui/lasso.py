@@ -14,6 +14,7 @@ from qtpy.QtCore import QObject, QTimer
 
 from napari_point_defects.napari_ui.cell_editor import CellEditor
 from napari_point_defects.napari_ui.cell_rows import cell_ids
+from napari_point_defects.napari_ui.image_layers import placement
 from napari_point_defects.napari_ui.lifetime import listen
 
 if TYPE_CHECKING:
@@ -38,9 +39,7 @@ class Lasso(QObject):
         self.layer = layer = Shapes(
             ndim=2,
             name=LAYER_NAME,
-            scale=cells.scale,
-            translate=cells.translate,
-            units=cells.units,
+            **placement(cells),
             edge_color="white",
             face_color="transparent",
             edge_width=0.05 * editor.link.detection.lattice.a_px,

@@ -21,6 +21,7 @@ _HINT = (
     "<small><b>1–6</b> class · <b>Enter</b> confirm · <b>N</b>, <b>P</b> next, previous<br>"
     "<b>L</b> lasso · <b>Esc</b> clear · <b>Ctrl+Z</b> undo: on the image</small>"
 )
+_NOTHING = "No cell selected: click one, or press N<br>for the one the network is least sure of"
 
 
 class ReviewPanel(QWidget):
@@ -104,7 +105,7 @@ class ReviewPanel(QWidget):
             (row,) = editor.layer.selected_data
             text = probable_classes(editor.snapshot.iloc[row], editor.material)
         else:
-            text = f"{n_selected:,} cells selected" if n_selected else "No cell selected"
+            text = f"{n_selected:,} cells selected" if n_selected else _NOTHING
         self.current.setText(text)
 
     def focus_canvas(self) -> None:

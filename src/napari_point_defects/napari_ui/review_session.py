@@ -45,13 +45,10 @@ class ReviewSession(QObject):
     ----------
     advance : bool
         Go on to the next cell when the one under review has got its class.
-    moved : Signal
-        Another cell is under review, or none.
     lasso_requested : Signal
         The user wants to select cells by a line around them.
     """
 
-    moved = Signal()
     lasso_requested = Signal()
 
     def __init__(self, viewer: Viewer, editor: CellEditor, parent: QObject) -> None:
@@ -120,7 +117,6 @@ class ReviewSession(QObject):
         """Select nothing and end the review."""
         self._place = None
         self.editor.select([])
-        self.moved.emit()
 
     def close(self) -> None:
         """Give the keys back to napari."""
@@ -172,7 +168,6 @@ class ReviewSession(QObject):
         camera.center = tuple(layer.data_to_world(layer.data[row])[-2:])
         if side / camera.zoom > _WIDEST_A * a_world:
             camera.zoom = side / (_VIEW_A * a_world)
-        self.moved.emit()
 
     def _on_replayed(self, ids: list[int]) -> None:
         """Show what an undo has brought back."""
