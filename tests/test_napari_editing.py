@@ -13,7 +13,7 @@ from napari.layers import Layer
 from qtpy.QtWidgets import QWidget
 
 from napari_point_defects.materials import MATERIALS
-from napari_point_defects.napari_ui.cell_editor import CellEditor, layer_corrections
+from napari_point_defects.napari_ui.cell_editor import CellEditor
 from napari_point_defects.napari_ui.cell_layers import cells_layer_data, class_colours
 from napari_point_defects.napari_ui.cell_rows import rows_of
 from napari_point_defects.napari_ui.cell_tables import (
@@ -27,6 +27,7 @@ from napari_point_defects.napari_ui.cell_tables import (
     tidy,
 )
 from napari_point_defects.napari_ui.history import history_of
+from napari_point_defects.napari_ui.layer_cells import layer_corrections
 from napari_point_defects.napari_ui.links import CellsLink, own
 from napari_point_defects.pipeline import AnalysisSettings, Detection
 from napari_point_defects.records import UnitCells

@@ -15,7 +15,7 @@ from qtpy.QtWidgets import QCheckBox, QLabel
 from napari_point_defects import pipeline
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.materials import get_material
-from napari_point_defects.napari_ui.cell_editor import CellEditor, layer_corrections
+from napari_point_defects.napari_ui.cell_editor import CellEditor
 from napari_point_defects.napari_ui.cell_layers import (
     cell_mask,
     cells_layer_data,
@@ -28,6 +28,7 @@ from napari_point_defects.napari_ui.export import ask_folder, writer
 from napari_point_defects.napari_ui.hexagon_layers import current_hexagons
 from napari_point_defects.napari_ui.history import forget
 from napari_point_defects.napari_ui.image_layers import placement, stem_image
+from napari_point_defects.napari_ui.layer_cells import layer_corrections
 from napari_point_defects.napari_ui.layer_chooser import LayerChooser
 from napari_point_defects.napari_ui.lifetime import listen
 from napari_point_defects.napari_ui.links import (
