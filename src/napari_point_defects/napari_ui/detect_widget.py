@@ -12,6 +12,7 @@ from qtpy.QtWidgets import QLabel
 from napari_point_defects import pipeline
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.materials import MATERIALS
+from napari_point_defects.napari_ui.box_correction import box_correction
 from napari_point_defects.napari_ui.hexagon_layers import hexagons_layer_data, is_edited
 from napari_point_defects.napari_ui.image_layers import (
     check_image,
@@ -89,6 +90,7 @@ class DetectWidget(Pane):
         self.run.run_requested.connect(self.detect)
         self.images.layer_changed.connect(self._show_pixel_size)
         self._show_pixel_size()
+        box_correction(viewer)  # from now on, edited boxes become hexagons
 
     def settings(self) -> AnalysisSettings:
         """Return the settings the form shows.
