@@ -11,6 +11,11 @@ from napari.layers.base import ActionType
 from napari.utils.notifications import show_warning
 from qtpy.QtCore import QObject, QTimer, Signal
 
+from napari_point_defects.napari_ui.hexagon_corrections import (
+    Redetection,
+    merge_edits,
+    written_ids,
+)
 from napari_point_defects.napari_ui.hexagon_edits import BoxChange, BoxEdit, judge
 from napari_point_defects.napari_ui.hexagon_layers import EDGE_WIDTH, EDITED_COLOUR, edge_colours
 from napari_point_defects.napari_ui.hexagon_tables import (
@@ -29,6 +34,8 @@ from napari_point_defects.records import Hexagons, Lattice
 if TYPE_CHECKING:
     from napari.layers import Shapes
     from qtpy.QtGui import QUndoStack
+
+    from napari_point_defects.pipeline import Detection
 
 _BEGINNINGS = (ActionType.ADDING, ActionType.CHANGING, ActionType.REMOVING)
 
@@ -65,7 +72,7 @@ class HexagonEditor(QObject):
         self.layer = layer
         self._history, self._image_shape = history, image_shape
         self._in_hand = self._busy = self._detached = False
-        self._next_id = 0
+        self._next_id = int(written_ids(self._link).max(initial=-1)) + 1
         self._write_features(self._features())
         layer.feature_defaults = new_hexagon()
         layer.selected_data = set()
@@ -79,9 +86,19 @@ class HexagonEditor(QObject):
         listen(self, self._on_features, layer.events.features)
 
     @property
+    def _link(self) -> HexagonsLink:
+        return link_of(self.layer, HexagonsLink)
+
+    @property
     def lattice(self) -> Lattice:
         """The lattice that the layer's hexagons lie on."""
-        return link_of(self.layer, HexagonsLink).detection.lattice
+        return self._link.detection.lattice
+
+    def redetected(self, detection: Detection) -> Redetection:
+        """Return a new detection with the user's edits of this layer."""
+        self.look()
+        a_px = detection.lattice.a_px
+        return merge_edits(detection.hexagons, self._seen, self._link, self._next_id, a_px)
 
     def table(self) -> pd.DataFrame:
         """Return the tidy table of the hexagons as they were last seen."""
