@@ -12,6 +12,7 @@ from scipy.spatial import cKDTree
 pytest.importorskip("napari")
 pytest.importorskip("qtpy.QtWidgets", exc_type=ImportError)
 
+from napari.layers import Layer
 from qtpy.QtCore import QPoint, Qt
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QWidget
@@ -478,7 +479,7 @@ def test_boxes_edited_while_all_are_classified(boxes, points, hand, settle, core
     assert_layers_agree(boxes, classify.census.editor.layer)
 
 
-def test_an_error_is_told_and_the_next_run_mends_it(
+def test_after_an_error_the_next_edit_mends_it(
     boxes, points, hand, settle, oracle, classify, notes
 ):
     oracle.error = PointDefectsError("the weights are gone")
@@ -490,7 +491,22 @@ def test_an_error_is_told_and_the_next_run_mends_it(
     oracle.error = None
     hand.drag(MIDDLE + [4, 5], MIDDLE + [6, 5])
     settle()
+    assert_layers_agree(boxes, points)
+
+
+def test_boxes_that_the_cells_do_not_come_from(boxes, points, settle, classify, oracle, viewer):
+    """A copy of the layer that was edited before the plugin watched it."""
+    data, kwargs, kind = boxes.as_layer_data_tuple()
+    fewer = {**kwargs, "name": "other", "features": kwargs["features"].iloc[5:]}
+    for key in ("shape_type", "edge_width", "edge_color", "face_color", "z_index"):
+        fewer[key] = fewer[key][5:]
+    other = viewer.add_layer(Layer.create(data[5:], fewer, kind))
+    before = rows(points)
+    other.remove([0])
+    settle()
     assert "classify point defects again" in classify.run.message.text()
+    assert_same_rows(points, before)
+    assert not oracle.asked
 
 
 def test_boxes_edited_before_there_are_cells(viewer, detect, core, oracle, run, settle):

@@ -146,16 +146,21 @@ class BoxCorrection(QObject):
 
     def _catch_up(self) -> None:
         """Follow what was edited while the cells that are now shown were being classified."""
+        if self.is_running:
+            return
         for layer, editor in self._editors.items():
             cells = self._cells_of(layer)
-            if cells is None or self.is_running or self._made_from(cells, editor.hexagons()):
-                continue
-            changes = list(self._log[editor])
-            for i, change in enumerate(changes):
-                if self._made_from(cells, change.before):
-                    self._queue += [_Waiting(editor, each) for each in changes[i:]]
-                    break
+            if cells is not None and not self._made_from(cells, editor.hexagons()):
+                self._queue += self._missed(editor, cells)
         self._next()
+
+    def _missed(self, editor: HexagonEditor, cells: Points) -> list[_Waiting]:
+        """Return the changes since the boxes were what the cells were made from; none if never."""
+        changes = list(self._log[editor])
+        for i, change in enumerate(changes):
+            if self._made_from(cells, change.before):
+                return [_Waiting(editor, each) for each in changes[i:]]
+        return []
 
     def _shape_of(self, layer: Shapes) -> tuple[int, int] | None:
         source = self._image_of(layer)
@@ -193,11 +198,11 @@ class BoxCorrection(QObject):
             return
         editor = self._queue[0].editor
         batch = [each for each in self._queue if each.editor is editor]
+        self._queue = [each for each in self._queue if each.editor is not editor]
         try:
-            self._start(editor.layer, batch)
+            self._start(editor, batch)
         except PointDefectsError as error:
             self._say(str(error))
-            self._queue = [each for each in self._queue if each not in batch]
             self._next()
 
     def _at_once(self, waiting: _Waiting) -> bool:
@@ -219,13 +224,17 @@ class BoxCorrection(QObject):
         gone, come = changed_hexagons(theirs, hexagons, detection.lattice)
         return len(theirs) == len(hexagons) and not gone.any() and not come.any()
 
-    def _start(self, layer: Shapes, batch: list[_Waiting]) -> None:
-        cells_layer, source = self._cells_of(layer), self._image_of(layer)
-        changes = [each.change for each in batch]
-        if not self._made_from(cells_layer, changes[0].before):
+    def _start(self, editor: HexagonEditor, batch: list[_Waiting]) -> None:
+        """Start to cast and classify the cells that changes of one layer concern."""
+        cells_layer, source = self._cells_of(editor.layer), self._image_of(editor.layer)
+        if not self._made_from(cells_layer, batch[0].change.before):
+            # after an error there is more to follow than what waits
+            batch = self._missed(editor, cells_layer)
+        if not batch:
             raise PointDefectsError(
                 f"{cells_layer.name!r} was not made from these boxes: classify point defects again"
             )
+        changes = [each.change for each in batch]
         if source is None:
             raise PointDefectsError("the image of these boxes is closed: open it and detect again")
         link, table = link_of(cells_layer, CellsLink), current_table(cells_layer)
@@ -262,7 +271,6 @@ class BoxCorrection(QObject):
             return known, named(recasts, table["cell_id"].to_numpy(), next_id)
 
         self._batch = batch
-        self._queue = [each for each in self._queue if each not in batch]
         self._task = Task(f"Classify again the cells of edited boxes in {source.name}", work)
         self._cells_layer = cells_layer
         self._running[:] = [self._task]

@@ -20,6 +20,7 @@ from napari_point_defects.napari_ui.hexagon_edits import BoxChange, BoxEdit, jud
 from napari_point_defects.napari_ui.hexagon_layers import EDGE_WIDTH, EDITED_COLOUR, edge_colours
 from napari_point_defects.napari_ui.hexagon_tables import (
     FEATURES,
+    NEW_ID,
     corners_px,
     hexagon_table,
     hexagons_of_table,
@@ -108,6 +109,25 @@ class HexagonEditor(QObject):
         """Return the hexagons as they were last seen."""
         return hexagons_of_table(self._seen)
 
+    def write(self, drop_ids: Any, rows: pd.DataFrame) -> None:
+        """Edit hexagons as the user would: one step of the history.
+
+        Parameters
+        ----------
+        drop_ids : sequence of int
+            Hexagons to delete; unknown ids are passed over.
+        rows : DataFrame
+            Tidy rows. One whose id the layer holds replaces that hexagon, one with ``NEW_ID`` is
+            added.
+        """
+        self.look()  # what came before is a step of its own
+        self._busy = True
+        try:
+            self._write_shapes([*drop_ids, *rows["hexagon_id"]], rows)
+        finally:
+            self._busy = False
+        self.look()
+
     def detach(self) -> None:
         """Stop watching; undo no longer reaches the layer."""
         self._detached = True
@@ -193,7 +213,7 @@ class HexagonEditor(QObject):
         layer = self.layer
         held = layer.features["hexagon_id"].to_numpy(int)
         selected = held[sorted(layer.selected_data)]
-        drop = self._rows_of(drop_ids)
+        drop = self._rows_of([i for i in drop_ids if i != NEW_ID])
         if not drop and not len(rows):
             return
         if drop:
