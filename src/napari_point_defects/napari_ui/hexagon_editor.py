@@ -231,7 +231,8 @@ class HexagonEditor(QObject):
             for column in FEATURES:
                 values = rows["state"].astype(str) if column == "state" else rows[column]
                 features.loc[features.index[n:], column] = values.to_numpy()
-        layer.selected_data = set(self._rows_of(selected))
+        if len(selected):
+            layer.selected_data = set(self._rows_of(selected))
 
     def _mark(self, rows: pd.DataFrame) -> None:
         """Show the states of edited hexagons."""
