@@ -8,6 +8,7 @@ from napari_point_defects.classification.crops import (
     WINDOW_PX,
     bond_inputs,
     normalise_windows,
+    reference_window,
     trimmed_mean,
     window_inputs,
 )
@@ -236,3 +237,16 @@ def test_bonds_are_scaled_one_by_one():
     flat = inputs.reshape(len(inputs), -1)
     assert np.all(flat.min(axis=1) == 0)
     assert flat.max(axis=1) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("copies", [1, 12])
+def test_some_cells_look_as_they_do_among_all(copies):
+    """Whether the mean is taken over all cells or, in a big image, over an even selection."""
+    scene, cells = field()
+    cells = UnitCells.joined([cells] * copies)
+    assert (len(cells) > 2000) == (copies > 1)
+    everything = window_inputs(scene.clean, scene.lattice, cells)
+    reference = reference_window(scene.clean, scene.lattice, cells)
+    rows = np.arange(3, len(cells), 17)
+    some = window_inputs(scene.clean, scene.lattice, cells.take(rows), reference)
+    np.testing.assert_array_equal(some, everything[rows])

@@ -14,6 +14,7 @@ from napari.layers import Shapes
 
 from napari_point_defects import pipeline
 from napari_point_defects.errors import PointDefectsError
+from napari_point_defects.napari_ui.hexagon_tables import CORNER_COLUMNS, hexagon_table
 
 pytestmark = pytest.mark.gui
 
@@ -60,16 +61,39 @@ def test_detect_again_replaces_its_own_layer(viewer, detect, core, run):
     assert len(viewer.layers["field hexagons"].data) == 9
 
 
-def test_detect_again_keeps_an_edited_layer(viewer, detect, core, run):
+def test_detect_again_keeps_what_the_user_edited(viewer, detect, core, run):
+    run(detect)
+    first = viewer.layers["field hexagons"]
+    middle = int(np.argmin([np.abs(shape.mean(axis=0) - 128).sum() for shape in first.data]))
+    moved = first.data[middle] + [3.0, 2.0]
+    first.remove([0, 1, middle])
+    first.add([moved])
+    first.features.loc[first.features.index[-1], "hexagon_id"] = middle
+    for _ in range(2):
+        run(detect)
+        assert names(viewer) == ["field", "field hexagons"]
+        layer = viewer.layers["field hexagons"]
+        assert layer is not first
+        table = hexagon_table(layer).set_index("hexagon_id")
+        assert set(table.index) == set(range(2, len(core.hexagons)))
+        assert table["state"][middle] == "corrected"
+        assert (table["state"].drop(middle) == "predicted").all()
+        corners = table.loc[middle, CORNER_COLUMNS].to_numpy(float).reshape(4, 2)
+        np.testing.assert_allclose(corners, moved, atol=0.01)
+
+
+def test_edits_without_a_place_in_another_run_are_set_aside(viewer, detect, core, run, notes):
     run(detect)
     edited = viewer.layers["field hexagons"]
-    edited.selected_data = {0, 1}
-    edited.remove_selected()
-    run(detect)
+    edited.add([edited.data[20] + 1.0])
+    # another choice of the sublattices: all hexagons a bond's length away
+    shift = core.lattice.matrix_px @ [-0.577, 0]
+    core.hexagons = replace(core.hexagons, corners_px=core.hexagons.corners_px + shift)
     run(detect)
     assert names(viewer) == ["field", "field hexagons (edited)", "field hexagons"]
-    assert len(edited.data) == len(core.hexagons) - 2
     assert edited in viewer.layers
+    assert "1 of the hexagons that you edited have no place" in "".join(n.message for n in notes)
+    assert len(viewer.layers["field hexagons"].data) == len(core.hexagons)
 
 
 def test_errors_are_reported_and_the_widget_lives(viewer, detect, core, run, notes):

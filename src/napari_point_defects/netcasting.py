@@ -6,6 +6,8 @@ x_max) in units of a.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
@@ -26,6 +28,10 @@ _MERGE_DISTANCE = 0.35  # in a; the nearest other cell is a whole a away
 _BOND_VECTOR = METAL_SITES[0] - CHALCOGEN_SITES[0]
 _OVERLAP_DISTANCE = 0.6
 _NEIGHBOURHOOD = 1.6  # in a: cells whose shifts are averaged
+_SAME_BOX = 1e-3  # in a; far above the rounding of 32-bit positions, far below any edit
+_SAME_PLACE = 0.1  # in a: what a neighbour's edit may do to a cell that stays as it is
+_SAME_CELL = 0.3  # in a
+_CROWDED = 0.5  # in a: two cells that near cannot both be there
 
 
 def unit_cell_boxes(
@@ -179,3 +185,104 @@ def without_overlaps(centres: np.ndarray, support: np.ndarray) -> np.ndarray:
         if kept[i] and kept[j]:
             kept[i if support[i] < support[j] else j] = False
     return kept
+
+
+@dataclass(frozen=True, slots=True)
+class Recast:
+    """What a change of hexagons does to the unit cells of an image.
+
+    Attributes
+    ----------
+    kept : ndarray of shape (K,), int
+        Rows of the cells that stay exactly as they are.
+    dropped : ndarray of shape (D,), int
+        Rows of the cells that go, or make room for what the hexagons now say.
+    cells : UnitCells
+        New cells; their classes are to be found.
+    successor_of : ndarray of shape (len(cells),), int
+        Row of the dropped cell at the same place, within 0.3 a; −1 where there was none.
+    """
+
+    kept: np.ndarray
+    dropped: np.ndarray
+    cells: UnitCells
+    successor_of: np.ndarray
+
+    def applied_to(self, cells: UnitCells) -> UnitCells:
+        """Return the cells that were kept, then the new ones."""
+        return UnitCells.joined([cells.take(self.kept), self.cells])
+
+
+def recast(
+    before: Hexagons, after: Hexagons, cells: UnitCells, lattice: Lattice, shape: tuple[int, int]
+) -> Recast:
+    """Bring unit cells up to date with edited hexagons, touching only those the edits concern.
+
+    A cell is concerned if a hexagon that came, went or moved votes for it, or if
+    :func:`cast_net` puts it elsewhere by more than 0.1 a. All others keep their position. A cell
+    that the hexagons had before and that is not among ``cells`` was taken out by the user: it
+    stays out.
+
+    Parameters
+    ----------
+    before, after : Hexagons
+        All hexagons of the image.
+    cells : UnitCells
+        The cells as they stand, cast from ``before``; some may have been moved, added or taken
+        out since.
+    lattice : Lattice
+    shape : (int, int)
+        Size of the image.
+
+    Returns
+    -------
+    Recast
+        With the cells that :func:`cast_net` gives for ``after``, within 0.1 a.
+    """
+    gone, come = changed_hexagons(before, after, lattice)
+    boxes = np.concatenate(
+        [before.canonical_boxes(lattice)[gone], after.canonical_boxes(lattice)[come]]
+    )
+    votes = np.concatenate(bond_centres(boxes))
+    new_cells = cast_net(after, lattice, shape)
+    old, new, here = (
+        lattice.to_canonical(each.centres_px)
+        for each in (cast_net(before, lattice, shape), new_cells, cells)
+    )
+    old_touched = (_nearest(votes, old, _MERGE_DISTANCE) >= 0) | (_nearest(new, old) < 0)
+    new_touched = (_nearest(votes, new, _MERGE_DISTANCE) >= 0) | (_nearest(old, new) < 0)
+    coming = np.flatnonzero(new_touched)
+
+    # rows of the old net and of the coming cells for the cells as they stand, −1 for none
+    was = _nearest(old, here, _SAME_CELL)
+    becomes = _nearest(new[coming], here, _SAME_CELL)
+    drop = np.where(was >= 0, np.append(old_touched, False)[was], becomes >= 0)
+    kept, dropped = np.flatnonzero(~drop), np.flatnonzero(drop)
+
+    stood_for = np.bincount(was[was >= 0], minlength=len(old)) > 0
+    at_old = _nearest(old, new[coming], _SAME_CELL)
+    taken_out = (at_old >= 0) & ~np.append(stood_for, True)[at_old]
+    crowded = _nearest(here[kept], new[coming], _CROWDED) >= 0
+    wanted = ~(taken_out & (_nearest(here, new[coming], _SAME_CELL) < 0)) & ~crowded
+    coming = coming[wanted]
+    former = _nearest(here[dropped], new[coming], _SAME_CELL)
+    successor_of = np.append(dropped, -1)[former]
+    return Recast(kept, dropped, new_cells.take(coming), successor_of)
+
+
+def changed_hexagons(
+    before: Hexagons, after: Hexagons, lattice: Lattice
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return which hexagons of ``before`` are gone and which of ``after`` are new, as masks."""
+    old, new = (
+        np.asarray(each.corners_px, float).reshape(-1, 8) / lattice.a_px for each in (before, after)
+    )
+    return _nearest(new, old, _SAME_BOX) < 0, _nearest(old, new, _SAME_BOX) < 0
+
+
+def _nearest(targets: np.ndarray, queries: np.ndarray, reach: float = _SAME_PLACE) -> np.ndarray:
+    """Return for each query the index of the nearest target within reach, else −1."""
+    if not len(targets) or not len(queries):
+        return np.full(len(queries), -1)
+    distance, index = cKDTree(targets).query(queries)
+    return np.where(distance <= reach, index, -1)

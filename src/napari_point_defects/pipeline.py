@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from napari_point_defects import __version__
@@ -19,7 +20,7 @@ from napari_point_defects.detection.prediction import Detector
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.lattice import find_lattice
 from napari_point_defects.materials import get_material
-from napari_point_defects.netcasting import ALPHA, BETA, cast_net
+from napari_point_defects.netcasting import ALPHA, BETA, Recast, cast_net, recast
 from napari_point_defects.outputs import (
     atomic_write,
     check_outputs,
@@ -216,6 +217,80 @@ def classify(
         on_progress=on_progress,
         should_stop=should_stop,
     )
+
+
+def reference_of(
+    image: StemImage, detection: Detection, cells: UnitCells, settings: AnalysisSettings
+) -> np.ndarray | None:
+    """Return what the classifier judges all cells of an image against, for :func:`reclassify`."""
+    classifier = _classifier(settings.classifier_weights, settings.device)
+    return classifier.reference(image.data, detection.lattice, cells)
+
+
+def reclassify(
+    image: StemImage,
+    detection: Detection,
+    cells: UnitCells,
+    edits: Sequence[Hexagons],
+    settings: AnalysisSettings,
+    *,
+    reference: np.ndarray | None = None,
+    on_progress: Progress = _nothing,
+    should_stop: Callable[[], bool] = _never,
+) -> list[Recast]:
+    """Follow edits of the hexagons: cast and classify the cells that they concern, no others.
+
+    Parameters
+    ----------
+    image : StemImage
+    detection : Detection
+        With the hexagons that ``cells`` were cast from.
+    cells : UnitCells
+        The cells as they stand.
+    edits : sequence of Hexagons
+        All hexagons after each edit, in the order of the edits.
+    settings : AnalysisSettings
+    reference : ndarray, optional
+        From :func:`reference_of`; where absent, the mean of ``cells``.
+    on_progress, should_stop : callable
+
+    Returns
+    -------
+    list of Recast
+        One per edit, with classified cells. The rows of each refer to what the edit before left
+        (:meth:`~napari_point_defects.netcasting.Recast.applied_to`), the first's to ``cells``.
+
+    Raises
+    ------
+    Stopped
+        If ``should_stop`` said yes.
+    """
+    classifier = _classifier(settings.classifier_weights, settings.device)
+    lattice, before, current = detection.lattice, detection.hexagons, cells
+    changes: list[Recast] = []
+    for after in edits:
+        changes.append(recast(before, after, current, lattice, image.data.shape))
+        before, current = after, changes[-1].applied_to(current)
+    counts = [len(change.cells) for change in changes]
+    if not sum(counts):
+        return changes
+    if reference is None:
+        reference = classifier.reference(image.data, lattice, cells if len(cells) else current)
+    classified = classifier.predict(
+        image.data,
+        lattice,
+        UnitCells.joined([change.cells for change in changes]),
+        reference=reference,
+        alpha=settings.alpha,
+        beta=settings.beta,
+        on_progress=on_progress,
+        should_stop=should_stop,
+    )
+    rows = np.split(np.arange(sum(counts)), np.cumsum(counts)[:-1])
+    return [
+        replace(change, cells=classified.take(part))
+        for change, part in zip(changes, rows, strict=True)
+    ]
 
 
 def census_of(

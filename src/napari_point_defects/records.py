@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -182,6 +183,22 @@ class UnitCells:
     ) -> UnitCells:
         """Return cells whose class is not known yet."""
         return cls(chalcogen_px, metal_px, votes, np.full((len(votes), 6), np.nan))
+
+    def take(self, rows: np.ndarray) -> UnitCells:
+        """Return some of the cells: a boolean mask or indices."""
+        return UnitCells(
+            self.chalcogen_px[rows], self.metal_px[rows], self.votes[rows], self.probabilities[rows]
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence[UnitCells]) -> UnitCells:
+        """Return the cells of all parts, one after the other."""
+        return cls(
+            np.concatenate([part.chalcogen_px for part in parts]),
+            np.concatenate([part.metal_px for part in parts]),
+            np.concatenate([part.votes for part in parts]),
+            np.concatenate([part.probabilities for part in parts]),
+        )
 
     @property
     def classes(self) -> np.ndarray:

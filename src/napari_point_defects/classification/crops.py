@@ -20,11 +20,14 @@ WINDOW_A = 3.2
 WINDOW_PX = 48
 _LIMIT = 4.0  # in columns; bounds what dead pixels and cosmic rays can do
 _TRIM = 0.25  # share left out of the mean on either side: defects are a minority
+_MOST_AVERAGED = 2000  # cells; more would not make the mean any better
 _BOND_SAMPLES = 64
 
 
-def window_inputs(data: np.ndarray, lattice: Lattice, cells: UnitCells) -> np.ndarray:
-    """Return the default input of every cell of one image.
+def window_inputs(
+    data: np.ndarray, lattice: Lattice, cells: UnitCells, reference: np.ndarray | None = None
+) -> np.ndarray:
+    """Return the default input of cells of one image.
 
     Parameters
     ----------
@@ -32,25 +35,63 @@ def window_inputs(data: np.ndarray, lattice: Lattice, cells: UnitCells) -> np.nd
         The original image; NaN where nothing was recorded.
     lattice : Lattice
     cells : UnitCells
-        All cells of the image: their mean is the perfect lattice's estimate.
+        All cells of the image, their mean being the perfect lattice's estimate; or some of
+        them, judged against ``reference``.
+    reference : ndarray of shape (48, 48), optional
+        The image's mean window, from :func:`reference_window`.
 
     Returns
     -------
     ndarray of shape (K, 3, 48, 48), float32
         Window, residual, mean window.
     """
-    windows = sample_windows(
-        data, lattice, cells.centres_px, (WINDOW_A, WINDOW_A), (WINDOW_PX, WINDOW_PX)
-    )
-    return normalise_windows(windows)
+    return normalise_windows(_windows(data, lattice, cells.centres_px), reference)
 
 
-def normalise_windows(windows: np.ndarray) -> np.ndarray:
-    """Scale windows (K, 48, 48), NaN outside the image, to the network's three channels."""
+def reference_window(data: np.ndarray, lattice: Lattice, cells: UnitCells) -> np.ndarray:
+    """Return the mean window of an image, against which each of its cells is judged.
+
+    Parameters
+    ----------
+    data : ndarray of shape (M, N)
+        NaN where nothing was recorded.
+    lattice : Lattice
+    cells : UnitCells
+        All cells of the image. Of more than 2,000 an even selection is taken, the same as
+        where all are classified at once.
+
+    Returns
+    -------
+    ndarray of shape (48, 48), float32
+    """
+    return _mean_window(_windows(data, lattice, _evenly(cells.centres_px)))
+
+
+def _windows(data: np.ndarray, lattice: Lattice, centres_px: np.ndarray) -> np.ndarray:
+    size, shape = (WINDOW_A, WINDOW_A), (WINDOW_PX, WINDOW_PX)
+    return sample_windows(data, lattice, centres_px, size, shape)
+
+
+def _mean_window(windows: np.ndarray) -> np.ndarray:
+    levels = np.nanmedian(windows.reshape(len(windows), -1), axis=1)
+    return trimmed_mean(windows - levels[:, None, None])
+
+
+def _evenly(items: np.ndarray, most: int = _MOST_AVERAGED) -> np.ndarray:
+    """Return all items, or so many of them from the first to the last."""
+    if len(items) <= most:
+        return items
+    return items[np.linspace(0, len(items) - 1, most).astype(int)]
+
+
+def normalise_windows(windows: np.ndarray, reference: np.ndarray | None = None) -> np.ndarray:
+    """Scale windows (K, 48, 48), NaN outside the image, to the network's three channels.
+
+    They are judged against ``reference``, or against their own mean.
+    """
     if not len(windows):
         return np.zeros((0, 3, WINDOW_PX, WINDOW_PX), np.float32)
-    levels = np.nanmedian(windows.reshape(len(windows), -1), axis=1)
-    typical = trimmed_mean(windows - levels[:, None, None])
+    typical = _mean_window(windows) if reference is None else reference
     # Contamination lifts whole windows: a window's level is where it agrees with the mean one.
     offset = np.nanmedian((windows - typical).reshape(len(windows), -1), axis=1)
     residual = windows - typical - offset[:, None, None]
@@ -71,7 +112,7 @@ def normalise_windows(windows: np.ndarray) -> np.ndarray:
     return np.clip(np.nan_to_num(channels, nan=0.0), -_LIMIT, _LIMIT).astype(np.float32)
 
 
-def trimmed_mean(windows: np.ndarray, most: int = 2000) -> np.ndarray:
+def trimmed_mean(windows: np.ndarray, most: int = _MOST_AVERAGED) -> np.ndarray:
     """Mean over cells, (K, h, w) to (h, w), without the lowest and highest quarter.
 
     Parameters
@@ -85,9 +126,7 @@ def trimmed_mean(windows: np.ndarray, most: int = 2000) -> np.ndarray:
     -------
     ndarray of shape (h, w)
     """
-    if len(windows) > most:
-        windows = windows[np.linspace(0, len(windows) - 1, most).astype(int)]
-    ranked = np.sort(windows, axis=0)  # NaN sorts last
+    ranked = np.sort(_evenly(windows, most), axis=0)  # NaN sorts last
     count = np.isfinite(ranked).sum(axis=0)
     low = np.floor(count * _TRIM).astype(int)
     high = np.maximum(count - low, low + 1)

@@ -72,13 +72,16 @@ def cell_inputs(
     upper: bool = True,
     alpha: float = ALPHA,
     beta: float = BETA,
+    reference: np.ndarray | None = None,
 ) -> torch.Tensor:
     """Return what the network sees of every cell: (K, channels, side, side), float32.
 
-    ``upper``, ``alpha`` and ``beta`` say how the paper's crops are cut (``crops.bond_inputs``).
+    ``upper``, ``alpha`` and ``beta`` say how the paper's crops are cut (``crops.bond_inputs``);
+    ``reference`` is what windows are judged against where the cells are not all of the image's
+    (``crops.window_inputs``).
     """
     if settings.crop == "window":
-        inputs = torch.from_numpy(window_inputs(data, lattice, cells))
+        inputs = torch.from_numpy(window_inputs(data, lattice, cells, reference))
     else:
         cut = bond_inputs(
             data,

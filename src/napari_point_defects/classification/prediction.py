@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from napari_point_defects.classification.crops import reference_window
 from napari_point_defects.classification.model import (
     ClassifierSettings,
     build_classifier,
@@ -52,12 +53,23 @@ class Classifier:
             ) from error
         self.network.to(self.device, memory_format=torch.channels_last).eval()
 
+    def reference(self, data: np.ndarray, lattice: Lattice, cells: UnitCells) -> np.ndarray | None:
+        """Return what all cells of an image are judged against; None where each stands alone.
+
+        Worth keeping where cells of one image are classified bit by bit.
+        """
+        if self.settings.crop != "window" or not len(cells):
+            return None
+        return reference_window(data, lattice, cells)
+
     def predict(
         self,
         data: np.ndarray,
         lattice: Lattice,
         cells: UnitCells,
         *,
+        rows: np.ndarray | None = None,
+        reference: np.ndarray | None = None,
         alpha: float = ALPHA,
         beta: float = BETA,
         on_progress: Callable[[float, str], None] = lambda share, text: None,
@@ -75,6 +87,10 @@ class Classifier:
         lattice : Lattice
         cells : UnitCells
             All cells of the image: each is judged against their mean.
+        rows : ndarray of bool or int, optional
+            Which cells to classify; the others keep their probabilities.
+        reference : ndarray, optional
+            From :meth:`reference`, in place of the mean of these cells.
         alpha, beta : float
             Size of the paper's crop.
         on_progress, should_stop : callable
@@ -88,19 +104,33 @@ class Classifier:
         Stopped
             If ``should_stop`` said yes.
         """
+        if rows is None:
+            rows = np.arange(len(cells))
+        elif reference is None:
+            reference = self.reference(data, lattice, cells)
+        chosen = cells.take(rows)
+        found = np.zeros((len(chosen), len(DefectClass)))
         cuts = (True,) if self.settings.crop == "window" else (True, False)
-        probabilities = np.zeros((len(cells), len(DefectClass)))
-        for number, upper in enumerate(cuts):
+        for number, upper in enumerate(cuts if len(chosen) else ()):
             inputs = cell_inputs(
-                data, lattice, cells, self.settings, upper=upper, alpha=alpha, beta=beta
+                data,
+                lattice,
+                chosen,
+                self.settings,
+                upper=upper,
+                alpha=alpha,
+                beta=beta,
+                reference=reference,
             )
             for start in range(0, len(inputs), _BATCH):
                 if should_stop():
                     raise Stopped
                 block = slice(start, start + _BATCH)
-                probabilities[block] += self._probabilities(inputs[block]) / len(cuts)
+                found[block] += self._probabilities(inputs[block]) / len(cuts)
                 share = (number + min(1, block.stop / len(inputs))) / len(cuts)
-                on_progress(share, f"{share:.0%} of {len(cells)} cells")
+                on_progress(share, f"{share:.0%} of {len(chosen)} cells")
+        probabilities = np.array(cells.probabilities, float)
+        probabilities[rows] = found
         return UnitCells(cells.chalcogen_px, cells.metal_px, cells.votes, probabilities)
 
     def _probabilities(self, inputs: torch.Tensor) -> np.ndarray:

@@ -15,6 +15,7 @@ from qtpy.QtWidgets import QCheckBox, QLabel
 from napari_point_defects import pipeline
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.materials import get_material
+from napari_point_defects.napari_ui.box_correction import box_correction
 from napari_point_defects.napari_ui.cell_editor import CellEditor
 from napari_point_defects.napari_ui.cell_layers import (
     cell_mask,
@@ -88,6 +89,7 @@ class ClassifyWidget(Pane):
         self.run.run_requested.connect(self.classify)
         self.areas.toggled.connect(self._on_areas_toggled)
         self.census.export_requested.connect(self._ask_export)
+        box_correction(viewer).told.connect(self.run.say)
         listen(
             self, self._follow, viewer.layers.selection.events.active, viewer.layers.events.removed
         )

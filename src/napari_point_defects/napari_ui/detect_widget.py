@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import napari
 from napari.layers import Image, Layer
-from napari.utils.notifications import show_info, show_warning
+from napari.utils.notifications import show_warning
 from qtpy.QtWidgets import QLabel
 
 from napari_point_defects import pipeline
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.materials import MATERIALS
-from napari_point_defects.napari_ui.hexagon_layers import hexagons_layer_data, is_edited
+from napari_point_defects.napari_ui.box_correction import box_correction
+from napari_point_defects.napari_ui.hexagon_layers import hexagons_layer_data
+from napari_point_defects.napari_ui.history import history_of
 from napari_point_defects.napari_ui.image_layers import (
     check_image,
     pixel_size_nm,
@@ -23,7 +26,6 @@ from napari_point_defects.napari_ui.layer_chooser import LayerChooser
 from napari_point_defects.napari_ui.links import (
     HexagonsLink,
     image_layer,
-    link_of,
     own_layer,
     replace_layer,
     set_aside,
@@ -53,8 +55,8 @@ WARNING_STYLE = "color: #e08a00;"
 class DetectWidget(Pane):
     """Finds the lattice and the hexagonal cells of an image.
 
-    A second run replaces the layer of the first; a layer that the user has edited since is kept
-    under the name "… (edited)".
+    A second run replaces the layer of the first and keeps the boxes that the user edited; see
+    :mod:`napari_point_defects.napari_ui.hexagon_corrections`.
 
     Parameters
     ----------
@@ -89,6 +91,7 @@ class DetectWidget(Pane):
         self.run.run_requested.connect(self.detect)
         self.images.layer_changed.connect(self._show_pixel_size)
         self._show_pixel_size()
+        box_correction(viewer)  # from now on, edited boxes become hexagons
 
     def settings(self) -> AnalysisSettings:
         """Return the settings the form shows.
@@ -134,12 +137,27 @@ class DetectWidget(Pane):
             raise PointDefectsError("the image was closed while it was analysed: nothing was drawn")
         name = f"{image.name} hexagons"
         old = own_layer(layers, image_id, HexagonsLink)
-        if old is not None and is_edited(old.data, link_of(old, HexagonsLink).detection.hexagons):
-            set_aside(old, name)
-            show_info(f"You had edited the hexagons: they are kept as {old.name!r}")
-            old = None
-        link = HexagonsLink(image_id, detection, settings)
-        new = Layer.create(*hexagons_layer_data(link, name, placement(image)))
+        link, features = HexagonsLink(image_id, detection, settings), None
+        if old is not None:
+            merged = box_correction(self._viewer).editor(old).redetected(detection)
+            if merged.n_homeless:
+                set_aside(old, name)
+                show_warning(
+                    f"{merged.n_homeless} of the hexagons that you edited have no place in this "
+                    f"run: the layer with them is kept as {old.name!r}"
+                )
+                old = None
+            detection = replace(detection, hexagons=merged.hexagons)
+            features = merged.features
+            link = replace(
+                link,
+                detection=detection,
+                written_ids=features["hexagon_id"].to_numpy(),
+                deleted_px=merged.deleted_px,
+            )
+        new = Layer.create(*hexagons_layer_data(link, name, placement(image), features))
+        # what the steps before would bring back is another run's
+        history_of(self._viewer, image_id).clear()
         replace_layer(self._viewer, old, new)
         self._report(detection, settings)
 

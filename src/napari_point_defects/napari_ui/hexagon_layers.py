@@ -9,39 +9,52 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
-from napari_point_defects.materials import HEXAGON_SIZE
+from napari_point_defects.napari_ui.hexagon_tables import (
+    DRAWN_SCORE,
+    UNCHANGED_PX,
+    box_of_shape,
+    hexagon_features,
+    new_hexagon,
+)
 from napari_point_defects.napari_ui.links import KEY, HexagonsLink
-from napari_point_defects.records import Hexagons, Lattice, hexagon_boxes
+from napari_point_defects.records import Hexagons, Lattice
 
 if TYPE_CHECKING:
     from napari.types import LayerDataTuple
-
-DRAWN_SCORE = 1.0
-"""Score of a hexagon that the user drew."""
 
 EDGE_COLOUR = "#35d0ff"
 EDGE_WIDTH = 0.03
 """Line width in units of a."""
 
-_UNCHANGED_PX = 0.02
-"""napari keeps vertices as 32-bit floats; no edit is as small as this."""
-
-_ODD_SIZE = 0.2
-"""A shape whose sides differ more than this from a hexagon's only says where the hexagon is."""
+EDITED_COLOUR = "#ffffff"
+"""As the rim of a cell: a person stands behind this hexagon."""
 
 
-def hexagons_layer_data(link: HexagonsLink, name: str, place: dict[str, Any]) -> LayerDataTuple:
-    """Describe the Shapes layer of a detection: data, keyword arguments, type."""
+def edge_colours(states: Sequence[str]) -> list[str]:
+    """Return the edge colour of hexagons in these states."""
+    return [EDGE_COLOUR if state == "predicted" else EDITED_COLOUR for state in states]
+
+
+def hexagons_layer_data(
+    link: HexagonsLink, name: str, place: dict[str, Any], features: pd.DataFrame | None = None
+) -> LayerDataTuple:
+    """Describe the Shapes layer of a detection: data, keyword arguments, type.
+
+    ``features`` has ids and states of the detection's hexagons where they are not all new.
+    """
     hexagons = link.detection.hexagons
+    if features is None:
+        features = hexagon_features(hexagons.scores)
     kwargs = {
         "name": name,
         "ndim": 2,
         "shape_type": "rectangle",
-        "features": {"score": np.asarray(hexagons.scores, float)},
-        "feature_defaults": {"score": DRAWN_SCORE},
+        "features": features,
+        "feature_defaults": new_hexagon(),
         "edge_width": EDGE_WIDTH * link.detection.lattice.a_px,
-        "edge_color": EDGE_COLOUR,
+        "edge_color": edge_colours(features["state"]) if len(features) else EDGE_COLOUR,
         "face_color": "transparent",
         "opacity": 0.8,
         "metadata": {KEY: link},
@@ -57,7 +70,7 @@ def is_edited(shapes: Sequence[np.ndarray], written: Hexagons) -> bool:
         return True
     if not len(written):
         return False
-    return bool(np.abs(np.stack(shapes) - written.corners_px).max() > _UNCHANGED_PX)
+    return bool(np.abs(np.stack(shapes) - written.corners_px).max() > UNCHANGED_PX)
 
 
 def hexagons_of_shapes(
@@ -65,9 +78,8 @@ def hexagons_of_shapes(
 ) -> Hexagons:
     """Read hexagons back from shapes.
 
-    A box drawn by hand only says where its hexagon is: a shape that is no box, or whose size in
-    the canonical frame is not near a hexagon's, becomes a hexagon of the right size at its
-    middle. Lines and empty shapes are left out.
+    Each as :func:`~napari_point_defects.napari_ui.hexagon_tables.box_of_shape` takes it; lines
+    and empty shapes are left out.
 
     Parameters
     ----------
@@ -79,17 +91,10 @@ def hexagons_of_shapes(
     """
     corners, kept = [], []
     for shape, score in zip(shapes, np.asarray(scores, float), strict=True):
-        canonical = lattice.to_canonical(np.asarray(shape, float))
-        low, high = canonical.min(axis=0), canonical.max(axis=0)
-        if len(canonical) < 3 or np.any(high <= low):
-            continue
-        odd = np.abs((high - low) / HEXAGON_SIZE - 1).max() > _ODD_SIZE
-        if len(canonical) != 4 or odd:
-            box = hexagon_boxes((low + high) / 2)
-            corners.append(Hexagons.from_canonical_boxes(box, [score], lattice).corners_px[0])
-        else:
-            corners.append(np.asarray(shape, float))
-        kept.append(score)
+        box = box_of_shape(shape, lattice)
+        if box is not None:
+            corners.append(box)
+            kept.append(score)
     scores = np.nan_to_num(np.asarray(kept, float), nan=DRAWN_SCORE)
     return Hexagons(np.asarray(corners, float).reshape(-1, 4, 2), scores)
 

@@ -33,6 +33,10 @@ class HexagonsLink:
         What was found and drawn.
     settings : AnalysisSettings
         What it was found with.
+    written_ids : ndarray of shape (N,), int
+        ``hexagon_id`` of every hexagon drawn; where empty, they count from 0.
+    deleted_px : ndarray of shape (K, 2)
+        Middles of hexagons deleted before an earlier run: they stay deleted.
     layer_id : Hashable or None
         ``unique_id`` of the layer written; a copy of the layer, or one that was set aside, is
         not the plugin's own and is never replaced.
@@ -41,6 +45,8 @@ class HexagonsLink:
     image_id: Hashable
     detection: Detection
     settings: AnalysisSettings
+    written_ids: np.ndarray = field(default_factory=lambda: np.empty(0, int))
+    deleted_px: np.ndarray = field(default_factory=lambda: np.empty((0, 2)))
     layer_id: Hashable | None = None
 
 
