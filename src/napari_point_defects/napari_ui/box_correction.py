@@ -27,8 +27,8 @@ from napari_point_defects.napari_ui.cell_changes import (
     relinked,
 )
 from napari_point_defects.napari_ui.cell_editor import current_table
+from napari_point_defects.napari_ui.cell_steps import change_cells
 from napari_point_defects.napari_ui.cell_tables import cells_of_table
-from napari_point_defects.napari_ui.cell_writer import apply_cells
 from napari_point_defects.napari_ui.hexagon_editor import HexagonEditor
 from napari_point_defects.napari_ui.hexagon_edits import BoxChange, BoxEdit
 from napari_point_defects.napari_ui.history import history_of
@@ -249,7 +249,7 @@ class BoxCorrection(QObject):
         ):
             judging = _Judging(cells_layer.unique_id, source.data, stem_image(source), None)
         next_id = max(
-            getattr(link, "next_id", 0),
+            link.next_id,
             table["cell_id"].to_numpy().max(initial=-1) + 1,
             np.max(link.written_ids, initial=-1) + 1,
         )
@@ -312,7 +312,7 @@ class BoxCorrection(QObject):
         """Show a change of the cells and remember what they were made from."""
         link = link_of(cells_layer, CellsLink)
         cells_layer.metadata[KEY] = relinked(link, hexagons, effect)
-        apply_cells(cells_layer, effect.drop_ids, effect.rows)
+        change_cells(cells_layer, effect.drop_ids, effect.rows)
         self._say(effect.told(verb))
 
     def _say(self, text: str) -> None:

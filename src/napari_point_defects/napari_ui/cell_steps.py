@@ -69,16 +69,30 @@ def remember(
     )
 
 
+def change_cells(layer: Points, drop_ids: Sequence[int], rows: pd.DataFrame) -> None:
+    """Remove, replace and append cells, through the layer's editor if one is watching.
+
+    Parameters
+    ----------
+    layer : Points
+    drop_ids : sequence of int
+    rows : DataFrame
+        Tidy rows with ids of their own.
+    """
+    editor = editor_of(layer)
+    if editor is None:
+        write_cells(layer, drop_ids, rows)
+    else:
+        editor.apply(drop_ids, rows, remember=None)
+
+
 def _replay(reference: weakref.ref[Points], drop_ids: Sequence[int], rows: pd.DataFrame) -> None:
     layer = reference()
     if layer is None:
         return
-    editor = editor_of(layer)
-    if editor is None:
-        write_cells(layer, drop_ids, rows)
-        return
-    editor.apply(drop_ids, rows, remember=None)
-    editor.replayed.emit(rows["cell_id"].tolist())
+    change_cells(layer, drop_ids, rows)
+    if (editor := editor_of(layer)) is not None:
+        editor.replayed.emit(rows["cell_id"].tolist())
 
 
 def _forget(layer: Points, reference: weakref.ref[CellEditor]) -> None:
