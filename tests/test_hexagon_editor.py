@@ -21,6 +21,7 @@ from napari_point_defects.napari_ui.hexagon_layers import (
 )
 from napari_point_defects.napari_ui.hexagon_tables import (
     CORNER_COLUMNS,
+    NEW_ID,
     box_of_shape,
     corners_px,
     hexagon_features,
@@ -29,6 +30,7 @@ from napari_point_defects.napari_ui.hexagon_tables import (
     outside_a,
     tidy_features,
 )
+from napari_point_defects.napari_ui.history import remember
 from napari_point_defects.napari_ui.links import HexagonsLink
 from napari_point_defects.pipeline import AnalysisSettings, Detection
 from napari_point_defects.records import Hexagons, hexagon_boxes
@@ -227,6 +229,24 @@ def test_other_shapes_become_hexagons_too(kind, layer, editor, changes, qtbot):
     assert len(changes[0].edit.after) == 1
 
 
+def test_a_script_can_edit_as_the_user_does(layer, editor, changes, history):
+    before = by_id(layer)
+    table = editor.table()
+    deep = int(np.argmin([np.abs(shape - 128).max() for shape in layer.data]))
+    rows = table[table["hexagon_id"].isin([deep, 0])].reset_index(drop=True)
+    rows[CORNER_COLUMNS] += 2.0
+    rows.loc[rows["hexagon_id"] == 0, "hexagon_id"] = NEW_ID
+    editor.write([1, 2], rows)
+    assert history.undoText() == "Move 1 box, delete 2 boxes, add 1 box"
+    now = by_id(layer)
+    assert set(now) == set(before) - {1, 2} | {len(before)}
+    np.testing.assert_allclose(now[deep], before[deep] + 2, atol=0.01)
+    np.testing.assert_allclose(now[len(before)], before[0] + 2, atol=0.01)
+    assert len(changes) == 1
+    history.undo()
+    assert_back(layer, before)
+
+
 def test_a_line_is_removed_and_the_user_told(layer, editor, changes, qtbot, notes):
     n = len(layer.data)
     layer.add([[[20.0, 20.0], [90.0, 90.0]]], shape_type="line")
@@ -320,6 +340,24 @@ def test_a_box_at_the_edge_may_move_along_it(lattice):
     assert len(verdict([1.0, 4.0]).edit.after) == 1
     assert len(verdict([-2.0, 0.0]).edit) == 0
     assert verdict([-2.0, 0.0]).refusals
+
+
+def test_no_step_is_added_while_another_is_replayed(history):
+    """Qt frees the steps after the current one, the one that runs among them."""
+    done = []
+
+    def replay(name):
+        done.append(name)
+        remember(history, "late", lambda: None, lambda: None)
+
+    remember(history, "first", lambda: replay("undo"), lambda: replay("redo"))
+    history.undo()
+    history.redo()
+    history.undo()
+    assert done == ["undo", "redo", "undo"]
+    assert (history.count(), history.index()) == (1, 0)
+    remember(history, "next", lambda: None, lambda: None)
+    assert history.undoText() == "next"
 
 
 def test_detached_nothing_is_watched(layer, history, qtbot):

@@ -244,39 +244,32 @@ def reclassify(
     ----------
     image : StemImage
     detection : Detection
-        With the hexagons that ``cells`` were cast from.
+        With the hexagons that ``cells``, the cells as they stand, were cast from.
     cells : UnitCells
-        The cells as they stand.
     edits : sequence of Hexagons
         All hexagons after each edit, in the order of the edits.
     settings : AnalysisSettings
     reference : ndarray, optional
         From :func:`reference_of`; where absent, the mean of ``cells``.
     on_progress, should_stop : callable
+        As in :func:`classify`.
 
     Returns
     -------
     list of Recast
         One per edit, with classified cells. The rows of each refer to what the edit before left
         (:meth:`~napari_point_defects.netcasting.Recast.applied_to`), the first's to ``cells``.
-
-    Raises
-    ------
-    Stopped
-        If ``should_stop`` said yes.
     """
-    classifier = _classifier(settings.classifier_weights, settings.device)
     lattice, before, current = detection.lattice, detection.hexagons, cells
     changes: list[Recast] = []
     for after in edits:
         changes.append(recast(before, after, current, lattice, image.data.shape))
         before, current = after, changes[-1].applied_to(current)
-    counts = [len(change.cells) for change in changes]
-    if not sum(counts):
+    if not any(len(change.cells) for change in changes):
         return changes
     if reference is None:
-        reference = classifier.reference(image.data, lattice, cells if len(cells) else current)
-    classified = classifier.predict(
+        reference = reference_of(image, detection, cells if len(cells) else current, settings)
+    classified = _classifier(settings.classifier_weights, settings.device).predict(
         image.data,
         lattice,
         UnitCells.joined([change.cells for change in changes]),
@@ -286,10 +279,10 @@ def reclassify(
         on_progress=on_progress,
         should_stop=should_stop,
     )
-    rows = np.split(np.arange(sum(counts)), np.cumsum(counts)[:-1])
+    ends = np.cumsum([len(change.cells) for change in changes])
     return [
-        replace(change, cells=classified.take(part))
-        for change, part in zip(changes, rows, strict=True)
+        replace(change, cells=classified.take(np.arange(end - len(change.cells), end)))
+        for change, end in zip(changes, ends, strict=True)
     ]
 
 

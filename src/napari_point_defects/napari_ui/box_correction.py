@@ -146,7 +146,7 @@ class BoxCorrection(QObject):
 
     def _catch_up(self) -> None:
         """Follow what was edited while the cells that are now shown were being classified."""
-        if self.is_running:
+        if self._viewer() is None or self.is_running:
             return
         for layer, editor in self._editors.items():
             cells = self._cells_of(layer)
@@ -290,7 +290,10 @@ class BoxCorrection(QObject):
             done = [not each.taken_back for each in batch] + [False]
             n_done = done.index(False)
             if n_done:
-                self._apply_batch(cells_layer, batch[:n_done], recasts[:n_done])
+                try:
+                    self._apply_batch(cells_layer, batch[:n_done], recasts[:n_done])
+                except Exception as error:
+                    self._say(report_error(error))
         self._next()
         self.finished.emit()
 

@@ -16,6 +16,7 @@ UNDO_KEY, REDO_KEY = "Control-Z", "Control-Shift-Z"
 _LIMIT = 200
 
 _stacks: WeakKeyDictionary = WeakKeyDictionary()
+_replaying: list[_Step] = []
 
 
 class _Step(QUndoCommand):
@@ -27,13 +28,20 @@ class _Step(QUndoCommand):
         self._done = True
 
     def undo(self) -> None:
-        self._undo()
+        self._replay(self._undo)
         self._done = False
 
     def redo(self) -> None:
         if not self._done:  # Qt calls this once when the step is put on the stack
-            self._redo()
+            self._replay(self._redo)
         self._done = True
+
+    def _replay(self, action: Callable[[], None]) -> None:
+        _replaying.append(self)
+        try:
+            action()
+        finally:
+            _replaying.remove(self)
 
 
 def history_of(viewer: object, image_id: Hashable) -> QUndoStack:
@@ -48,7 +56,13 @@ def history_of(viewer: object, image_id: Hashable) -> QUndoStack:
 def remember(
     history: QUndoStack, text: str, undo: Callable[[], None], redo: Callable[[], None]
 ) -> None:
-    """Put something that has just been done on the history."""
+    """Put something that has just been done on the history.
+
+    What an undo or redo brings about is part of that step, not one of its own: Qt would free the
+    step while it runs.
+    """
+    if _replaying:
+        return
     history.push(_Step(text, undo, redo))
 
 
