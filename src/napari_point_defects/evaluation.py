@@ -18,7 +18,7 @@ from napari_point_defects.materials import CHALCOGEN_SITES, METAL_SITES, DefectC
 from napari_point_defects.records import Hexagons, Lattice, UnitCells, hexagon_boxes
 from napari_point_defects.training_set import UNLABELLED, LabelledImage
 
-CLASS_NAMES = tuple(c.name.replace("_V_", "+V_") for c in DefectClass)
+CLASS_NAMES = ("Perfect", *(c.name.replace("_V_", "+V_") for c in list(DefectClass)[1:]))
 """The six classes in order, as tables name them where the material may be any."""
 
 _MIN_SCORE = 0.5
