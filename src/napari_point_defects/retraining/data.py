@@ -262,3 +262,27 @@ def _selection(images: TrainingSet, most: int) -> list[LabelledImage]:
     if len(images) <= most:
         return list(images)
     return [images[i] for i in np.linspace(0, len(images) - 1, most).astype(int)]
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledEntry:
+    """One image of a label store and how many decided cells of each class it has, shape (6,)."""
+
+    id: int
+    name: str
+    counts: np.ndarray
+
+
+def survey_labels(folder: Path) -> list[LabelledEntry]:
+    """List the images of a project's label store.
+
+    Raises
+    ------
+    PointDefectsError
+        If the folder holds no labels.
+    """
+    with open_labels(folder) as store:
+        return [
+            LabelledEntry(entry.id, entry.name, np.asarray(store.class_counts([entry.id]), int))
+            for entry in store.images()
+        ]
