@@ -7,6 +7,7 @@ import logging
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import lightning
 import torch
@@ -70,6 +71,7 @@ def fit(
     folder: Path,
     *,
     resume: bool = False,
+    keep: Literal["best", "last"] = "best",
     on_progress: Callable[[float, str], None] = lambda share, text: None,
     should_stop: Callable[[], bool] = lambda: False,
     on_step: Callable[[float, float], None] = lambda epochs, loss: None,
@@ -88,6 +90,8 @@ def fit(
     folder : Path
     resume : bool
         Go on from ``last.ckpt``.
+    keep : {"best", "last"}
+        The epoch whose weights the module holds in the end.
     on_progress, should_stop : callable
     on_step : callable
         Takes the epochs done, a fraction, and the loss of the step.
@@ -97,7 +101,7 @@ def fit(
     Returns
     -------
     dict
-        ``epochs`` run and the best ``val_score``; the module holds the best weights.
+        ``epochs`` run and the best ``val_score``.
 
     Raises
     ------
@@ -146,8 +150,9 @@ def fit(
         num_sanity_val_steps=0,
     )
     trainer.fit(module, train, validation, ckpt_path=last if resume else None, weights_only=True)
-    best = torch.load(checkpoints.best_model_path, map_location="cpu", weights_only=True)
-    module.load_state_dict(best["state_dict"])
+    if keep == "best":
+        best = torch.load(checkpoints.best_model_path, map_location="cpu", weights_only=True)
+        module.load_state_dict(best["state_dict"])
     return {"epochs": trainer.current_epoch, "val_score": float(checkpoints.best_model_score)}
 
 
