@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import lightning
 import torch
@@ -15,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from napari_point_defects.devices import FitSettings, choose_device, has_fast_bfloat16
 from napari_point_defects.errors import PointDefectsError, Stopped
-from napari_point_defects.training_set import TrainingSet
+from napari_point_defects.training_set import LabelledImage, TrainingSet
 
 
 class _Reporter(Callback):
@@ -26,14 +27,18 @@ class _Reporter(Callback):
         path: Path,
         on_progress: Callable[[float, str], None],
         should_stop: Callable[[], bool],
+        on_step: Callable[[float, float], None],
+        on_epoch: Callable[[dict[str, float]], None],
     ) -> None:
         self.path, self.on_progress, self.should_stop = path, on_progress, should_stop
+        self.on_step, self.on_epoch = on_step, on_epoch
         self.losses: list[float] = []
 
     def on_train_batch_end(self, trainer, module, outputs, batch, index) -> None:
         share = (trainer.current_epoch + index / trainer.num_training_batches) / trainer.max_epochs
         self.losses.append(float(outputs["loss"]))
         self.on_progress(share, f"epoch {trainer.current_epoch + 1}, loss {self.losses[-1]:.4f}")
+        self.on_step(share * trainer.max_epochs, self.losses[-1])
         if self.should_stop():
             raise Stopped
 
@@ -51,6 +56,7 @@ class _Reporter(Callback):
             if new:
                 writer.writeheader()
             writer.writerow(row)
+        self.on_epoch(row)
         self.on_progress(
             (trainer.current_epoch + 1) / trainer.max_epochs,
             ", ".join(f"{name} {value:.4g}" for name, value in row.items()),
@@ -65,8 +71,11 @@ def fit(
     folder: Path,
     *,
     resume: bool = False,
+    keep: Literal["best", "last"] = "best",
     on_progress: Callable[[float, str], None] = lambda share, text: None,
     should_stop: Callable[[], bool] = lambda: False,
+    on_step: Callable[[float, float], None] = lambda epochs, loss: None,
+    on_epoch: Callable[[dict[str, float]], None] = lambda row: None,
 ) -> dict:
     """Train a module until the settings' end or until it stops getting better.
 
@@ -81,12 +90,18 @@ def fit(
     folder : Path
     resume : bool
         Go on from ``last.ckpt``.
+    keep : {"best", "last"}
+        The epoch whose weights the module holds in the end.
     on_progress, should_stop : callable
+    on_step : callable
+        Takes the epochs done, a fraction, and the loss of the step.
+    on_epoch : callable
+        Takes the row of ``metrics.csv``.
 
     Returns
     -------
     dict
-        ``epochs`` run and the best ``val_score``; the module holds the best weights.
+        ``epochs`` run and the best ``val_score``.
 
     Raises
     ------
@@ -117,7 +132,7 @@ def fit(
     )
     # Apart from the best: the best is kept only while it gets better, a restart needs the last.
     latest = ModelCheckpoint(dirpath=folder, filename="last", enable_version_counter=False)
-    reporter = _Reporter(folder / "metrics.csv", on_progress, should_stop)
+    reporter = _Reporter(folder / "metrics.csv", on_progress, should_stop, on_step, on_epoch)
     trainer = lightning.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=1,
@@ -135,8 +150,9 @@ def fit(
         num_sanity_val_steps=0,
     )
     trainer.fit(module, train, validation, ckpt_path=last if resume else None, weights_only=True)
-    best = torch.load(checkpoints.best_model_path, map_location="cpu", weights_only=True)
-    module.load_state_dict(best["state_dict"])
+    if keep == "best":
+        best = torch.load(checkpoints.best_model_path, map_location="cpu", weights_only=True)
+        module.load_state_dict(best["state_dict"])
     return {"epochs": trainer.current_epoch, "val_score": float(checkpoints.best_model_score)}
 
 
@@ -168,10 +184,24 @@ class TrainableModule(lightning.LightningModule):
         }
 
 
+def read_splits(data: Path) -> tuple[TrainingSet, TrainingSet]:
+    """Return the ``train`` and ``validation`` splits of a training set.
+
+    Raises
+    ------
+    PointDefectsError
+        If one is missing or empty.
+    """
+    splits = TrainingSet(data / "train"), TrainingSet(data / "validation")
+    if not all(len(split) for split in splits):
+        raise PointDefectsError(f"{data} needs images in both its train and validation splits")
+    return splits
+
+
 def train(
-    data: Path,
+    data: Path | tuple[Sequence[LabelledImage], Sequence[LabelledImage]],
     folder: Path,
-    make_dataset: Callable[[TrainingSet, bool], Dataset],
+    make_dataset: Callable[[Sequence[LabelledImage], bool], Dataset],
     make_module: Callable[[int], TrainableModule],
     collate: Callable,
     options: FitSettings,
@@ -179,12 +209,12 @@ def train(
     start: dict[str, torch.Tensor] | None = None,
     **run,
 ) -> tuple[dict[str, torch.Tensor], dict]:
-    """Train a network on a training set and measure the best epoch's weights.
+    """Train a network on labelled images and measure the best epoch's weights.
 
     Parameters
     ----------
-    data : Path
-        Training set with ``train`` and ``validation`` splits.
+    data : Path or pair of sequences of LabelledImage
+        Training set with ``train`` and ``validation`` splits, or the images of both.
     folder : Path
         Checkpoints and metrics go there.
     make_dataset : callable
@@ -196,7 +226,7 @@ def train(
     start : dict of Tensor, optional
         Weights to start from.
     **run
-        ``resume``, ``on_progress`` and ``should_stop`` of :func:`fit`.
+        ``resume``, ``on_progress`` and the other callables of :func:`fit`.
 
     Returns
     -------
@@ -205,9 +235,7 @@ def train(
         What :func:`fit` returns, and the module's figures on the validation split.
     """
     lightning.seed_everything(options.seed, workers=True, verbose=False)
-    splits = [TrainingSet(data / split) for split in ("train", "validation")]
-    if not all(len(split) for split in splits):
-        raise PointDefectsError(f"{data} needs images in both its train and validation splits")
+    splits = read_splits(data) if isinstance(data, Path) else data
     common = {
         "num_workers": options.loader_workers,
         "persistent_workers": options.loader_workers > 0,
@@ -223,21 +251,38 @@ def train(
     )
     validation = DataLoader(make_dataset(splits[1], False), **common)
     module = make_module(options.epochs * len(train_loader))
-    if start is not None:
-        try:
-            module.network.load_state_dict(start)
-        except RuntimeError as error:
-            raise PointDefectsError(
-                "the weights to start from do not fit this preset: give the preset they were "
-                "trained with, or start without them"
-            ) from error
+    start_from(module, start)
     metrics = fit(module, train_loader, validation, options, folder, **run)
+    return module.network.state_dict(), metrics | measure(module, validation)
+
+
+def start_from(module: TrainableModule, start: dict[str, torch.Tensor] | None) -> None:
+    """Load the weights to start from, if any.
+
+    Raises
+    ------
+    PointDefectsError
+        If they do not fit the module's network.
+    """
+    if start is None:
+        return
+    try:
+        module.network.load_state_dict(start)
+    except RuntimeError as error:
+        raise PointDefectsError(
+            "the weights to start from do not fit this preset: give the preset they were "
+            "trained with, or start without them"
+        ) from error
+
+
+def measure(module: TrainableModule, validation: DataLoader) -> dict:
+    """Return the module's figures on validation data."""
     module.eval()
     module.on_validation_epoch_start()
     with torch.inference_mode():
         for index, batch in enumerate(validation):
             module.validation_step(batch, index)
-    return module.network.state_dict(), metrics | module.figures()
+    return module.figures()
 
 
 def optimiser(parameters, settings: FitSettings) -> torch.optim.Optimizer:

@@ -19,6 +19,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from skimage.io import imread, imsave
@@ -33,6 +34,8 @@ FIRST_CELL_CATEGORY = 2
 
 UNLABELLED = -1
 """Class of a cell that nobody has judged: it helps to know the mean cell, and is not learned."""
+
+_PIECE = 2**22
 
 _CATEGORIES = [{"id": HEXAGON_CATEGORY, "name": "hexagon", "supercategory": "lattice"}] + [
     {"id": FIRST_CELL_CATEGORY + c, "name": c.name, "supercategory": "unit cell"}
@@ -215,6 +218,55 @@ class TrainingSet:
         """Return the number of unit cells of each class, shape (6,)."""
         classes = [c for labels in self._labels for c in labels.classes]
         return np.bincount(np.array(classes, int), minlength=6)
+
+
+def read_set_settings(folder: Path) -> dict[str, Any]:
+    """Return what a training set was made with, seed included.
+
+    Raises
+    ------
+    PointDefectsError
+        If there are no such settings.
+    """
+    path = folder / "settings.json"
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise PointDefectsError(
+            f"cannot read settings from {path}: give a folder made by `point-defects simulate`"
+        ) from error
+    if not isinstance(values, dict):
+        raise PointDefectsError(f"{path} holds no settings: it must be a JSON object")
+    return values
+
+
+def count_classes(folder: Path) -> np.ndarray:
+    """Return the number of unit cells of each class of a split, shape (6,), without parsing it.
+
+    A large set's annotations take seconds to parse, in which Python does nothing else; so they
+    are only searched, piece by piece.
+
+    Raises
+    ------
+    PointDefectsError
+        If the folder holds no annotations.
+    """
+    path = folder / "annotations.json"
+    marks = [f'"category_id":{FIRST_CELL_CATEGORY + c},'.encode() for c in DefectClass]
+    counts, tail = np.zeros(len(marks), int), b""
+    try:
+        with path.open("rb") as file:
+            while piece := file.read(_PIECE):
+                piece = tail + piece
+                cut = piece.rfind(b"{") + 1  # a mark across the pieces is counted with the next
+                counts += [piece[:cut].count(mark) for mark in marks]
+                tail = piece[cut:]
+        counts += [tail.count(mark) for mark in marks]
+    except OSError as error:
+        raise PointDefectsError(
+            f"{folder} holds no training set: make one with `point-defects simulate`"
+        ) from error
+    return counts if counts.any() else TrainingSet(folder).class_counts()
 
 
 @dataclass(slots=True)

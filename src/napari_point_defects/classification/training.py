@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from napari_point_defects.classification.data import CellDataset, collate
 from napari_point_defects.classification.model import ClassifierSettings, build_classifier
 from napari_point_defects.fitting import TrainableModule, train
 from napari_point_defects.materials import DefectClass
+from napari_point_defects.training_set import LabelledImage
 
 
 class ClassifierModule(TrainableModule):
@@ -87,7 +89,7 @@ def fit_temperature(logits: torch.Tensor, targets: torch.Tensor) -> float:
 
 
 def train_classifier(
-    data: Path,
+    data: Path | tuple[Sequence[LabelledImage], Sequence[LabelledImage]],
     folder: Path,
     settings: ClassifierSettings,
     *,
@@ -98,11 +100,12 @@ def train_classifier(
 
     Parameters
     ----------
-    data, folder : Path
+    data : Path or pair of sequences of LabelledImage
+    folder : Path
     settings : ClassifierSettings
     start : dict of Tensor, optional
     **run
-        ``resume``, ``on_progress``, ``should_stop``.
+        ``resume``, ``on_progress`` and the other callables of ``fitting.fit``.
 
     Returns
     -------

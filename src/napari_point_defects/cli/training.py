@@ -7,28 +7,56 @@ from typing import Annotated
 
 import typer
 
-from napari_point_defects.cli.common import OutOption, progress_bar, read_settings
-from napari_point_defects.errors import PointDefectsError
+from napari_point_defects.cli.common import OutOption, as_user_error, progress_bar
 
-train_app = typer.Typer(help="Train the networks on a training set.", no_args_is_help=True)
+train_app = typer.Typer(
+    help="Train the networks on simulated sets and on labels.", no_args_is_help=True
+)
 
-DataOption = Annotated[Path, typer.Option(help="Training set made by `simulate`")]
-PresetOption = Annotated[str, typer.Option(help="compact or paper")]
+DataOption = Annotated[
+    list[Path] | None,
+    typer.Option(help="Training set made by `simulate`; give it again for more"),
+]
+LabelsOption = Annotated[
+    Path | None, typer.Option(help="Project folder whose confirmed and corrected cells to learn")
+]
+ImageOption = Annotated[
+    list[int] | None,
+    typer.Option(help="Image of the labels, by its number; give it again for more; none for all"),
+]
+PresetOption = Annotated[
+    str | None,
+    typer.Option(help="compact or paper; by default compact, with --labels that of the weights"),
+]
 EpochsOption = Annotated[int | None, typer.Option(min=1, help="Passes, in place of the preset's")]
 ImagesOption = Annotated[int | None, typer.Option(min=1, help="Images drawn per epoch")]
+RateOption = Annotated[float | None, typer.Option(help="Peak learning rate")]
+HeldOutOption = Annotated[
+    float, typer.Option(help="Share of the labels that measures the result and is not learned")
+]
 SeedOption = Annotated[int, typer.Option(min=0, help="Seed of weights and order")]
-StartOption = Annotated[Path | None, typer.Option(help="Weights to start from, .safetensors")]
+StartOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Weights to start from: a .safetensors file, `shipped`, or `scratch`; "
+        "by default shipped with --labels, else scratch"
+    ),
+]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda")]
 
 
 @train_app.command("detector")
 def train_detector(
-    data: DataOption,
     out: OutOption,
-    preset: PresetOption = "compact",
+    data: DataOption = None,
+    labels: LabelsOption = None,
+    image: ImageOption = None,
+    preset: PresetOption = None,
     epochs: EpochsOption = None,
     images_per_epoch: ImagesOption = None,
+    learning_rate: RateOption = None,
+    held_out: HeldOutOption = 0.2,
     seed: SeedOption = 0,
     start: StartOption = None,
     imagenet: Annotated[
@@ -38,63 +66,96 @@ def train_detector(
     device: DeviceOption = "auto",
 ) -> None:
     """Train CNN-1, which finds the hexagonal cells."""
-    from napari_point_defects.detection.model import DETECTOR_PRESETS
-    from napari_point_defects.detection.training import train_detector as run
-
-    settings = _fit_settings(DETECTOR_PRESETS, preset, epochs, images_per_epoch, seed, device)
-    settings = settings.model_copy(update={"backbone_weights": imagenet})
-    _train("detector", run, settings, data, out, start, resume)
+    _train(
+        out,
+        resume,
+        start,
+        kind="detector",
+        data=data,
+        labels=labels,
+        images=image,
+        preset=preset,
+        epochs=epochs,
+        images_per_epoch=images_per_epoch,
+        learning_rate=learning_rate,
+        held_out=held_out,
+        seed=seed,
+        backbone_weights=imagenet,
+        device=device,
+    )
 
 
 @train_app.command("classifier")
 def train_classifier(
-    data: DataOption,
     out: OutOption,
-    preset: Annotated[str, typer.Option(help="compact, paper or paper-1channel")] = "compact",
+    data: DataOption = None,
+    labels: LabelsOption = None,
+    image: ImageOption = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="compact, paper or paper-1channel; by default compact, with --labels that of "
+            "the weights"
+        ),
+    ] = None,
     epochs: EpochsOption = None,
     images_per_epoch: ImagesOption = None,
+    learning_rate: RateOption = None,
+    held_out: HeldOutOption = 0.2,
     seed: SeedOption = 0,
     start: StartOption = None,
     resume: ResumeOption = False,
     device: DeviceOption = "auto",
 ) -> None:
     """Train CNN-2, which classifies the unit cells."""
-    from napari_point_defects.classification.model import CLASSIFIER_PRESETS
-    from napari_point_defects.classification.training import train_classifier as run
-
-    settings = _fit_settings(CLASSIFIER_PRESETS, preset, epochs, images_per_epoch, seed, device)
-    _train("classifier", run, settings, data, out, start, resume)
-
-
-def _fit_settings(presets: dict, preset: str, epochs, images_per_epoch, seed, device):
-    if preset not in presets:
-        raise PointDefectsError(f"unknown preset {preset!r}: choose one of {', '.join(presets)}")
-    settings = presets[preset]
-    changes = {"epochs": epochs, "images_per_epoch": images_per_epoch, "seed": seed}
-    changes = {key: value for key, value in changes.items() if value is not None}
-    return settings.model_copy(
-        update={"fit": settings.fit.model_copy(update=changes | {"device": device})}
+    _train(
+        out,
+        resume,
+        start,
+        kind="classifier",
+        data=data,
+        labels=labels,
+        images=image,
+        preset=preset,
+        epochs=epochs,
+        images_per_epoch=images_per_epoch,
+        learning_rate=learning_rate,
+        held_out=held_out,
+        seed=seed,
+        device=device,
     )
 
 
-def _train(kind: str, run, settings, data: Path, out: Path, start: Path | None, resume: bool):
-    from napari_point_defects.weights import load_weights, save_weights
+def _train(out: Path, resume: bool, start: str | None, **values) -> None:
+    """Train and print what came of it, before and after."""
+    from pydantic import ValidationError
 
-    tensors = load_weights(kind, start).tensors if start else None
-    training_set = read_settings(data / "settings.json")
-    with progress_bar(f"train {kind}") as on_progress:
-        weights, metrics = run(
-            data, out, settings, start=tensors, resume=resume, on_progress=on_progress
-        )
-    path = out / f"{kind}-{settings.preset}.safetensors"
-    save_weights(
-        path,
-        weights,
-        kind=kind,
-        settings=settings.model_dump(mode="json"),
-        training_set=training_set,
-        metrics=metrics,
-    )
-    shown = {k: v for k, v in metrics.items() if isinstance(v, int | float)}
+    from napari_point_defects.retraining.folder import result_path
+    from napari_point_defects.retraining.run import retrain
+    from napari_point_defects.retraining.settings import RetrainSettings
+
+    if start is None:
+        start = "scratch" if values["labels"] is None else "shipped"
+    weights = None if start in ("scratch", "shipped") else Path(start)
+    values["data"] = tuple(values["data"] or ())
+    if values["labels"] is None:
+        values["preset"] = values["preset"] or "compact"
+    values["images"] = tuple(values["images"]) if values["images"] else None
+    try:
+        settings = RetrainSettings(start=weights, from_scratch=start == "scratch", **values)
+    except ValidationError as error:
+        raise as_user_error(error) from error
+    with progress_bar(f"train {settings.kind}") as on_progress:
+        retrained = retrain(settings, out, resume=resume, on_progress=on_progress)
+    card = retrained.weights.card
+    shown = {k: v for k, v in card["metrics"].items() if isinstance(v, int | float)}
     typer.echo(", ".join(f"{k} {v:.4g}" for k, v in shown.items()))
-    typer.echo(f"{path}, with its model card beside it")
+    for comparison in retrained.comparisons:
+        where = "held-out labels" if comparison.source == "labels" else "held-out simulated images"
+        for when, scores in (
+            (f"before ({retrained.compared_with})", comparison.before),
+            ("after", comparison.after),
+        ):
+            typer.echo(f"\n{where}, {when}\n{scores.table()}")
+    path = result_path(out, settings.kind, card["settings"]["preset"])
+    typer.echo(f"\n{path}, with its model card beside it")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from torchvision.ops import box_iou
 from napari_point_defects.detection.data import HexagonDataset, collate
 from napari_point_defects.detection.model import DetectorSettings, build_detector
 from napari_point_defects.fitting import TrainableModule, train
+from napari_point_defects.training_set import LabelledImage
 
 _MIN_SCORE = 0.5
 _MIN_IOU = 0.5
@@ -73,7 +75,7 @@ def match_boxes(found: torch.Tensor, truth: torch.Tensor) -> np.ndarray:
 
 
 def train_detector(
-    data: Path,
+    data: Path | tuple[Sequence[LabelledImage], Sequence[LabelledImage]],
     folder: Path,
     settings: DetectorSettings,
     *,
@@ -84,11 +86,12 @@ def train_detector(
 
     Parameters
     ----------
-    data, folder : Path
+    data : Path or pair of sequences of LabelledImage
+    folder : Path
     settings : DetectorSettings
     start : dict of Tensor, optional
     **run
-        ``resume``, ``on_progress``, ``should_stop``.
+        ``resume``, ``on_progress`` and the other callables of ``fitting.fit``.
 
     Returns
     -------

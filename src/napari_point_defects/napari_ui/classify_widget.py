@@ -128,6 +128,12 @@ class ClassifyWidget(Pane):
 
         self.run.start(f"Classify point defects in {source.name}", work, done)
 
+    def use_weights(self, path: Path) -> None:
+        """Classify with other weights from now on, and the hexagons that are there at once."""
+        self.form.set_values({"classifier_weights": path})
+        if self.hexagons.layer is not None and not self.run.is_running:
+            self.classify()
+
     def draw_areas(self) -> None:
         """Draw the Labels layer of the cells shown in the legend."""
         editor = self.census.editor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import napari
@@ -128,6 +129,12 @@ class DetectWidget(Pane):
             )
 
         self.run.start(f"Detect unit cells in {layer.name}", work, done)
+
+    def use_weights(self, path: Path) -> None:
+        """Detect with other weights from now on, and in the image that is there at once."""
+        self.advanced.set_values({"detector_weights": path})
+        if self.images.layer is not None and not self.run.is_running:
+            self.detect()
 
     def draw(self, image_id: Any, detection: Detection, settings: AnalysisSettings) -> None:
         """Show a detection of the image layer with that ``unique_id``."""

@@ -48,6 +48,7 @@ def save_weights(
     settings: dict,
     training_set: dict,
     metrics: dict,
+    started_from: str | None = None,
 ) -> None:
     """Write weights in half precision and their model card.
 
@@ -62,6 +63,8 @@ def save_weights(
     training_set : dict
         The training set's settings, seed included.
     metrics : dict
+    started_from : str, optional
+        Version of the weights that training began with.
     """
     half = {
         name: (t.half() if t.is_floating_point() else t).contiguous() for name, t in tensors.items()
@@ -72,6 +75,7 @@ def save_weights(
         "program": __version__,
         "classes": [c.name for c in DefectClass] if kind == "classifier" else ["hexagon"],
         "settings": settings,
+        **({"started_from": started_from} if started_from else {}),
         "training_set": training_set,
         "metrics": metrics,
         "sha256": hashlib.sha256(content).hexdigest(),
