@@ -144,5 +144,6 @@ def fine_tune(
     held_out = DataLoader(CellDataset(validation, settings, False), collate_fn=collate, **workers)
     module = _FineTuneModule(settings, settings.fit.epochs * len(steps))
     start_from(module, start)
+    module.train()  # Lightning leaves the mode as it finds it
     metrics = fit(module, steps, held_out, settings.fit, folder, **run)
     return module.network.state_dict(), metrics | measure(module, held_out)
