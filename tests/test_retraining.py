@@ -145,7 +145,7 @@ def store(monkeypatch, sets, tmp_path):
 @pytest.mark.parametrize(
     ("values", "match"),
     [
-        ({}, "nothing to learn from"),
+        ({}, "no data: give"),
         ({"data": ("a",), "from_scratch": True, "start": "w.safetensors"}, "not both"),
         ({"data": ("a",), "images": (1,)}, "project folder"),
         ({"data": ("a",), "kind": "segmenter"}, "classifier"),

@@ -192,7 +192,7 @@ def test_images_are_chosen_by_their_ticks(widget, qtbot, labels):
     assert widget.settings().images == (1,)
     assert widget.data.counts()[0].tolist() == [40, 12, 0, 0, 0, 0]
     widget.data.images.item(0).setCheckState(Qt.CheckState.Unchecked)
-    with pytest.raises(PointDefectsError, match="nothing to learn from"):
+    with pytest.raises(PointDefectsError, match="no data: give"):
         widget.settings()
 
 
@@ -245,7 +245,7 @@ def test_settings_are_those_shown(widget, qtbot, labels, simulated, tmp_path):
 
 def test_nothing_to_learn_from_is_said(widget, qtbot, trainer):
     press(widget, qtbot)
-    assert "nothing to learn from" in widget.run.message.text()
+    assert "no data: give" in widget.run.message.text()
     assert not trainer.calls
 
 

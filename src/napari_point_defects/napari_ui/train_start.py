@@ -20,6 +20,8 @@ class StartForm(QWidget):
     """Shows only the fields that belong to the choice."""
 
     kind_changed = Signal()
+    changed = Signal()
+    """Something else is chosen, the network or its start."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,8 +46,14 @@ class StartForm(QWidget):
             self.form.addRow(title, editor)
         self.kind.currentIndexChanged.connect(self._on_kind)
         self.start.currentIndexChanged.connect(self._on_start)
+        self.preset.currentIndexChanged.connect(lambda _: self.changed.emit())
         self._on_kind()
         self._on_start()
+
+    @property
+    def from_scratch(self) -> bool:
+        """Whether to start from random weights."""
+        return self.start.currentText() == SCRATCH
 
     @property
     def chosen_kind(self) -> str:
@@ -67,8 +75,8 @@ class StartForm(QWidget):
         return {
             "kind": self.chosen_kind,
             "start": Path(text).expanduser() if chosen == OWN else None,
-            "from_scratch": chosen == SCRATCH,
-            "preset": self.preset.currentText() if chosen == SCRATCH else None,
+            "from_scratch": self.from_scratch,
+            "preset": self.preset.currentText() if self.from_scratch else None,
         }
 
     def _on_kind(self) -> None:
@@ -78,4 +86,5 @@ class StartForm(QWidget):
 
     def _on_start(self) -> None:
         self.form.setRowVisible(self.weights, self.start.currentText() == OWN)
-        self.form.setRowVisible(self.preset, self.start.currentText() == SCRATCH)
+        self.form.setRowVisible(self.preset, self.from_scratch)
+        self.changed.emit()

@@ -49,13 +49,12 @@ from napari_point_defects.retraining.folder import (
     read_history,
     run_settings,
 )
-from napari_point_defects.retraining.settings import RetrainSettings
+from napari_point_defects.retraining.settings import RetrainSettings, default_fit
 
 PLUGIN = "napari-point-defects"
+DEFAULTED = ("epochs", "images_per_epoch", "learning_rate")
 ADVANCED_FIELDS = (
-    "epochs",
-    "images_per_epoch",
-    "learning_rate",
+    *DEFAULTED,
     "held_out",
     "validation_images",
     "seed",
@@ -106,6 +105,8 @@ class TrainWidget(Pane):
         self._lay_out()
 
         self.start.kind_changed.connect(self._look)
+        self.start.changed.connect(self._show_defaults)
+        self.data.changed.connect(self._show_defaults)
         self.folder.line.textChanged.connect(self._look)
         self.run.run_requested.connect(self.train)
         self.run.finished.connect(self._on_end)
@@ -116,6 +117,7 @@ class TrainWidget(Pane):
         listen(self, self._follow_theme, viewer.events.theme)
         self._follow_theme()
         self._show_result(None)
+        self._show_defaults()
         self._look()
 
     def settings(self) -> RetrainSettings:
@@ -301,6 +303,15 @@ class TrainWidget(Pane):
         self.curves.settle()
         self._show_result(retrained)
         self._look()
+
+    def _show_defaults(self) -> None:
+        """Say how long and how fast a run trains where the form is left as it is."""
+        start = self.start
+        gentle = self.data.values()["labels"] is not None and not start.from_scratch
+        fit = default_fit(start.chosen_kind, start.preset.currentText() or "compact", gentle)
+        for name in DEFAULTED:
+            value = getattr(fit, name, None)
+            self.advanced.set_empty_text(name, "default" if value is None else f"{value:g}")
 
     def _follow_theme(self, event: Any = None) -> None:
         theme = get_theme(self._viewer.theme)
