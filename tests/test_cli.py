@@ -592,3 +592,65 @@ def test_train_refuses_folders_that_cannot_be(refused, training_set, tmp_path):
     (tmp_path / "taken").write_text("a file")
     options = ["--out", tmp_path / "taken", "--device", "cpu"]
     refused("taken", "train", "classifier", "--data", training_set, *options)
+
+
+def test_train_on_two_sets_from_shipped_weights(run, training_set, tmp_path):
+    out = tmp_path / "run"
+    result = run(
+        "train", "classifier", "--data", training_set, "--data", training_set, "-o", out,
+        "--start", "shipped", "--epochs", 1, "--images-per-epoch", 2, "--device", "cpu",
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    card = load_weights("classifier", out / "classifier-compact.safetensors").card
+    assert card["started_from"].startswith("classifier-compact@")
+    assert len(card["training_set"]["sets"]) == 2
+    before, after = result.out.split("held-out simulated images, ")[1:]
+    assert before.startswith("before (classifier-compact@")
+    assert "Perfect" in after
+    assert "true class (rows) against predicted" in after
+
+
+def test_train_needs_something_to_learn_from(refused, tmp_path):
+    refused("no data: give", "train", "classifier", "-o", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+# --- evaluate --------------------------------------------------------------------------------
+
+
+def test_evaluate_the_shipped_classifier(run, refused, training_set, tmp_path):
+    report = tmp_path / "scores.json"
+    options = ["evaluate", "--data", training_set, "--device", "cpu", "-o", report]
+    result = run(*options)
+    assert result.code == 0, result.err
+    truth = TrainingSet(training_set / "validation").class_counts()
+    scores = json.loads(report.read_text())
+    assert scores["kind"] == "classifier"
+    confusion = np.array(scores["simulated"]["confusion"])
+    np.testing.assert_array_equal(confusion.sum(axis=1), truth)
+    assert scores["simulated"]["accuracy"] == np.trace(confusion) / confusion.sum()
+    assert f"of {truth.sum():,} cells" in result.out
+    refused("exists", *options)
+
+
+def test_evaluate_takes_the_kind_from_the_card(run, untrained, training_set):
+    weights = untrained / "detector.safetensors"
+    result = run("evaluate", "--weights", weights, "--data", training_set, "--split", "train")
+    assert result.code == 0, result.err
+    assert "mean IoU" in result.out
+    truth = sum(len(item.hexagons_px) for item in TrainingSet(training_set / "train"))
+    assert result.out.split()[-1] == str(truth)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ([], "no data: give"),
+        (["--data", "nowhere"], "point-defects simulate"),
+        (["--data", "nowhere", "--split", "test"], "unknown split 'test'"),
+        (["--data", "nowhere", "--weights", "none.safetensors"], "cannot read the weights"),
+        (["--data", "nowhere", "--kind", "segmenter"], "--kind segmenter"),
+    ],
+)
+def test_evaluate_refuses_bad_options(refused, options, match):
+    refused(match, "evaluate", *options)

@@ -399,11 +399,22 @@ def write_results(analysis: Analysis, folder: Path, overwrite: bool = False) -> 
     return paths
 
 
-@lru_cache(maxsize=2)
 def _detector(weights: Path | None, device: str) -> Detector:
-    return Detector(weights, device)
+    return _loaded(Detector, weights, device, _stamp(weights))
 
 
-@lru_cache(maxsize=2)
 def _classifier(weights: Path | None, device: str) -> Classifier:
-    return Classifier(weights, device)
+    return _loaded(Classifier, weights, device, _stamp(weights))
+
+
+@lru_cache(maxsize=4)
+def _loaded(network: type, weights: Path | None, device: str, stamp: int):
+    return network(weights, device)
+
+
+def _stamp(weights: Path | None) -> int:
+    """Tell a file from the one that was there under its name before."""
+    try:
+        return weights.stat().st_mtime_ns if weights is not None else 0
+    except OSError:
+        return 0  # loading it says what is wrong

@@ -210,6 +210,7 @@ def fine_tune(
     held_out = DataLoader(CellDataset(validation, settings, False), collate_fn=collate)
     module = _FineTuneModule(settings, dataset)
     start_from(module, start)
+    module.train()  # Lightning leaves the mode as it finds it
     metrics = fit(module, steps, held_out, settings.fit, folder, keep="last", **run)
     return module.network.state_dict(), metrics | measure(module, held_out)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from qtpy.QtCore import QSize, QTimer
 from qtpy.QtWidgets import QSizePolicy, QVBoxLayout, QWidget
 
@@ -46,7 +47,9 @@ class Curves(QWidget):
         super().__init__()
         self._live = Live()
         self._drawn = (-1, -1)
-        self.figure = Figure(figsize=(4, 3), layout="constrained")
+        # a fixed layout and one legend each: both are slow to work out anew
+        self.figure = Figure(figsize=(4, 2.4))
+        self.figure.subplots_adjust(left=0.15, right=0.98, top=0.91, bottom=0.16, hspace=0.45)
         self.canvas = FigureCanvasQTAgg(self.figure)
         self.canvas.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.canvas.setFixedHeight(230)
@@ -64,7 +67,10 @@ class Curves(QWidget):
         self.loss.set_yscale("log")
         self.loss.set_ylabel("loss")
         self.score.set_ylabel("held-out score")
-        self.score.set_xlabel("epoch")
+        self.score.set_xlabel("epoch", labelpad=1)
+        self.score.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        self.score.yaxis.set_major_locator(MaxNLocator(3))
+        self.loss.minorticks_off()
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self.canvas)
@@ -101,17 +107,12 @@ class Curves(QWidget):
             told = [(row["epoch"], row[name]) for row in rows if name in row]
             line.set_data([x for x, _ in told], [y for _, y in told])
         for axes in (self.loss, self.score):
-            for line in axes.get_lines():
-                named = line.get_label().lstrip("_")
-                line.set_label(named if len(line.get_xdata()) else f"_{named}")
             axes.relim()
             axes.autoscale_view()
-            self._legend(axes)
         self.canvas.draw_idle()
 
     def set_colours(self, text: str, background: str) -> None:
         """Draw as the window's theme does."""
-        self._text = text
         self.figure.set_facecolor(background)
         for axes in (self.loss, self.score):
             axes.set_facecolor(background)
@@ -121,18 +122,21 @@ class Curves(QWidget):
             axes.grid(visible=True, color=text, alpha=0.15, lw=0.5)
             for spine in axes.spines.values():
                 spine.set(color=text, alpha=0.5)
-            self._legend(axes)
+            axes.legend(
+                fontsize=7,
+                frameon=False,
+                labelcolor=text,
+                loc="lower right",
+                bbox_to_anchor=(1.0, 0.95),
+                ncols=2,
+                handlelength=1.2,
+                borderaxespad=0,
+            )
         self.canvas.draw_idle()
 
     def sizeHint(self) -> QSize:
         """Ask for no more width than a dock has."""
         return QSize(300, 230)
-
-    def _legend(self, axes) -> None:
-        if any(not line.get_label().startswith("_") for line in axes.get_lines()):
-            axes.legend(
-                fontsize=7, frameon=False, labelcolor=self._text, loc="best", handlelength=1.2
-            )
 
 
 def _thinned(steps: Sequence[tuple[float, float]]) -> Sequence[tuple[float, float]]:

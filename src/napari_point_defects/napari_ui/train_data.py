@@ -67,6 +67,7 @@ class DataPanel(QWidget):
         self._counts: dict[Path, np.ndarray | str] = {}
         self._entries: list[LabelledEntry] = []
         self._labels_read: Path | None = None
+        self._problem_with_labels = ""
         self._task: Task | None = None
         self.sets = _low_list("Folders made by Simulate training set, or `point-defects simulate`")
         self.add_button = QPushButton("Add set…")
@@ -200,8 +201,6 @@ class DataPanel(QWidget):
             self._problem_with_labels = entries if isinstance(entries, str) else ""
             self._show_images([] if isinstance(entries, str) else entries)
         self._show()
-
-    _problem_with_labels = ""
 
     def _show_images(self, entries: list[LabelledEntry]) -> None:
         unticked = {entry.id for entry, item in self._image_items() if not _is_ticked(item)}

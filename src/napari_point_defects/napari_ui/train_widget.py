@@ -9,7 +9,6 @@ import napari
 from napari.utils.notifications import show_info
 from napari.utils.theme import get_theme
 from qtpy.QtWidgets import (
-    QComboBox,
     QFileDialog,
     QFormLayout,
     QHBoxLayout,
@@ -25,7 +24,6 @@ from napari_point_defects.napari_ui.lifetime import listen
 from napari_point_defects.napari_ui.pane import Pane
 from napari_point_defects.napari_ui.run_panel import RunPanel
 from napari_point_defects.napari_ui.settings_form import (
-    FileField,
     SettingsForm,
     advanced_box,
     make_settings,
@@ -40,6 +38,7 @@ from napari_point_defects.napari_ui.train_runs import (
     unfinished_run,
 )
 from napari_point_defects.napari_ui.train_scores import ScoresView
+from napari_point_defects.napari_ui.train_start import StartForm
 from napari_point_defects.retraining import apart
 from napari_point_defects.retraining.folder import (
     Retrained,
@@ -50,20 +49,17 @@ from napari_point_defects.retraining.folder import (
     read_history,
     run_settings,
 )
-from napari_point_defects.retraining.settings import PRESETS, RetrainSettings
+from napari_point_defects.retraining.settings import RetrainSettings, default_fit
 
 PLUGIN = "napari-point-defects"
+DEFAULTED = ("epochs", "images_per_epoch", "learning_rate")
 ADVANCED_FIELDS = (
-    "epochs",
-    "images_per_epoch",
-    "learning_rate",
+    *DEFAULTED,
     "held_out",
     "validation_images",
     "seed",
     "device",
 )
-KINDS = {"Classifier: what each cell lacks": "classifier", "Detector: where cells are": "detector"}
-STARTS = ("Shipped weights", "Own weights", "From scratch")
 _WIDGETS = {"classifier": "Classify point defects", "detector": "Detect unit cells"}
 
 
@@ -82,19 +78,16 @@ class TrainWidget(Pane):
         self._viewer = viewer = napari_viewer
         self.retrained: Retrained | None = None
         self.kept: Path | None = None
-        self.kind = QComboBox()
-        for title, kind in KINDS.items():
-            self.kind.addItem(title, kind)
-        self.start_from = QComboBox()
-        self.start_from.addItems(STARTS)
-        self.weights = FileField("a .safetensors file")
-        self.preset = QComboBox()
+        self._running_in: Path | None = None
+        self._found: Path | None = None
+        self.start = StartForm()
         self.data = DataPanel()
         self.advanced = SettingsForm(
             RetrainSettings, ADVANCED_FIELDS, choices={"device": ("auto", "cpu", "cuda")}
         )
         for name in ("epochs", "images_per_epoch"):  # else their smallest value means default
             self.advanced.editors[name].setMinimum(0)
+        self.advanced.set_values({"epochs": None, "images_per_epoch": None})
         self.folder = FolderField("", "Choose a folder for this run")
         self.folder.setToolTip(
             "<p>Checkpoints go there; a run that was stopped can be resumed.</p>"
@@ -111,8 +104,9 @@ class TrainWidget(Pane):
         self.discard_button = QPushButton("Discard…")
         self._lay_out()
 
-        self.kind.currentIndexChanged.connect(self._on_choice)
-        self.start_from.currentIndexChanged.connect(self._on_choice)
+        self.start.kind_changed.connect(self._look)
+        self.start.changed.connect(self._show_defaults)
+        self.data.changed.connect(self._show_defaults)
         self.folder.line.textChanged.connect(self._look)
         self.run.run_requested.connect(self.train)
         self.run.finished.connect(self._on_end)
@@ -122,13 +116,9 @@ class TrainWidget(Pane):
         self.discard_button.clicked.connect(self._ask_discard)
         listen(self, self._follow_theme, viewer.events.theme)
         self._follow_theme()
-        self._on_choice()
         self._show_result(None)
-
-    @property
-    def chosen_kind(self) -> str:
-        """The network to train."""
-        return self.kind.currentData()
+        self._show_defaults()
+        self._look()
 
     def settings(self) -> RetrainSettings:
         """Return the settings the widget shows.
@@ -138,22 +128,7 @@ class TrainWidget(Pane):
         PointDefectsError
             If one is missing or not allowed.
         """
-        start = self.start_from.currentText()
-        scratch = start == STARTS[2]
-        path = None
-        if start == STARTS[1]:
-            text = self.weights.line.text().strip()
-            if not text:
-                raise PointDefectsError("choose the weights to start from, a .safetensors file")
-            path = Path(text).expanduser()
-        values = {
-            "kind": self.chosen_kind,
-            "start": path,
-            "from_scratch": scratch,
-            "preset": self.preset.currentText() if scratch else None,
-            **self.data.values(),
-            **self.advanced.values(),
-        }
+        values = {**self.start.values(), **self.data.values(), **self.advanced.values()}
         return make_settings(RetrainSettings, values)
 
     def train(self) -> None:
@@ -207,8 +182,6 @@ class TrainWidget(Pane):
         self.resume_button.hide()
         self._running_in = folder
         self.run.start(f"Train the {settings.kind}", work, self._show_result)
-
-    _running_in: Path | None = None
 
     def keep(self, path: Path, *, overwrite: bool = False) -> None:
         """Write the new weights and their model card."""
@@ -297,7 +270,7 @@ class TrainWidget(Pane):
 
     def _look(self) -> None:
         """Offer the run in the folder, or the last one that was stopped."""
-        self.folder.line.setPlaceholderText(str(new_run_folder(self.chosen_kind)))
+        self.folder.line.setPlaceholderText(str(new_run_folder(self.start.chosen_kind)))
         if self.run.is_running:
             return
         folder = self.folder.folder or unfinished_run()
@@ -331,15 +304,14 @@ class TrainWidget(Pane):
         self._show_result(retrained)
         self._look()
 
-    def _on_choice(self) -> None:
-        """Show the fields that belong to what is chosen."""
-        kind, start = self.chosen_kind, self.start_from.currentText()
-        self.form.setRowVisible(self.weights, start == STARTS[1])
-        self.form.setRowVisible(self.preset, start == STARTS[2])
-        if [self.preset.itemText(i) for i in range(self.preset.count())] != list(PRESETS[kind]):
-            self.preset.clear()
-            self.preset.addItems(list(PRESETS[kind]))
-        self._look()
+    def _show_defaults(self) -> None:
+        """Say how long and how fast a run trains where the form is left as it is."""
+        start = self.start
+        gentle = self.data.values()["labels"] is not None and not start.from_scratch
+        fit = default_fit(start.chosen_kind, start.preset.currentText() or "compact", gentle)
+        for name in DEFAULTED:
+            value = getattr(fit, name, None)
+            self.advanced.set_empty_text(name, "default" if value is None else f"{value:g}")
 
     def _follow_theme(self, event: Any = None) -> None:
         theme = get_theme(self._viewer.theme)
@@ -374,17 +346,6 @@ class TrainWidget(Pane):
         return answer == QMessageBox.StandardButton.Yes
 
     def _lay_out(self) -> None:
-        choice = QWidget()
-        self.form = QFormLayout(choice)
-        self.form.setContentsMargins(0, 0, 0, 0)
-        self.form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-        for title, editor in (
-            ("Train", self.kind),
-            ("Start from", self.start_from),
-            ("Weights", self.weights),
-            ("Network", self.preset),
-        ):
-            self.form.addRow(title, editor)
         place = QWidget()
         rows = QFormLayout(place)
         rows.setContentsMargins(0, 0, 0, 0)
@@ -400,7 +361,7 @@ class TrainWidget(Pane):
         column.addWidget(self.found)
         column.addWidget(self.resume_button)
         self.stack(
-            choice,
+            self.start,
             self.data,
             advanced_box(self.advanced),
             place,

@@ -99,7 +99,7 @@ class RetrainSettings(BaseModel):
     @model_validator(mode="after")
     def _has_data(self) -> RetrainSettings:
         if not self.data and self.labels is None:
-            raise ValueError("nothing to learn from: give a simulated set, labels, or both")
+            raise ValueError("no data: give a simulated set, labels, or both")
         if self.from_scratch and self.start is not None:
             raise ValueError("either start from weights or from scratch, not both")
         if self.images is not None and self.labels is None:
@@ -141,11 +141,7 @@ def network_settings(
         network = presets[name]
     else:
         network = NETWORKS[settings.kind].model_validate(start.card["settings"])
-    fit = network.fit
-    if settings.is_fine_tuning:
-        fit = _GENTLE[settings.kind]
-    elif settings.preset is None and network.preset in presets:
-        fit = presets[network.preset].fit
+    fit = default_fit(settings.kind, network.preset, settings.is_fine_tuning) or network.fit
     given = {
         name: value
         for name in ("epochs", "images_per_epoch", "learning_rate")
@@ -160,3 +156,13 @@ def network_settings(
     if settings.backbone_weights is not None:
         changes["backbone_weights"] = settings.backbone_weights
     return network.model_copy(update=changes)
+
+
+def default_fit(kind: str, preset: str, fine_tuning: bool) -> FitSettings | None:
+    """Return how long and how fast a run trains unless told otherwise.
+
+    None if the program knows no such preset any more.
+    """
+    if fine_tuning:
+        return _GENTLE[kind]
+    return PRESETS[kind][preset].fit if preset in PRESETS[kind] else None
