@@ -30,6 +30,7 @@ ROWS = [
         "netcasting",
         "outputs",
         "readers",
+        "settings_files",
         "training_set",
         "weights",
     },

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from napari_point_defects.cli.common import OutOption, progress_bar, read_settings
+from napari_point_defects.cli.common import OutOption, progress_bar
 from napari_point_defects.errors import PointDefectsError
+from napari_point_defects.settings_files import read_settings
 
 train_app = typer.Typer(help="Train the networks on a training set.", no_args_is_help=True)
 
