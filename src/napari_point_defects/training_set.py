@@ -45,7 +45,7 @@ ANNOTATIONS = "annotations.json"
 JOURNAL = "unfinished.jsonl"
 """Beside the images of a split that is not whole: an image's annotations on every line."""
 
-_CATEGORIES = [{"id": HEXAGON_CATEGORY, "name": "hexagon", "supercategory": "lattice"}] + [
+CATEGORIES = [{"id": HEXAGON_CATEGORY, "name": "hexagon", "supercategory": "lattice"}] + [
     {"id": FIRST_CELL_CATEGORY + c, "name": c.name, "supercategory": "unit cell"}
     for c in DefectClass
 ]
@@ -254,7 +254,7 @@ class TrainingSetWriter:
                     file.write(b"," * (written > 0) + _compact(annotation))
                     written += 1
             unjudged = [_NOT_JUDGED] * bool(self._counts[_UNLABELLED_CATEGORY])
-            file.write(b'],"categories":' + _compact(_CATEGORIES + unjudged) + b"}")
+            file.write(b'],"categories":' + _compact(CATEGORIES + unjudged) + b"}")
         temporary.replace(self.folder / ANNOTATIONS)
         if whole:
             path.unlink()

@@ -30,17 +30,31 @@ class MicroscopeSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    energy_ev: float = Field(80e3, gt=1e3, le=1e6, description="Electron energy [eV]")
-    semiangle_mrad: float = Field(27.0, gt=1, le=100, description="Condenser semi-angle [mrad]")
-    inner_mrad: float = Field(70.0, gt=0, description="Detector inner angle [mrad]")
-    outer_mrad: float = Field(277.9, gt=0, description="Detector outer angle [mrad]")
+    energy_ev: float = Field(
+        80e3, gt=1e3, le=1e6, title="Electron energy", description="Electron energy [eV]"
+    )
+    semiangle_mrad: float = Field(
+        27.0, gt=1, le=100, title="Condenser semi-angle", description="Condenser semi-angle [mrad]"
+    )
+    inner_mrad: float = Field(
+        70.0, gt=0, title="Detector, inner", description="Detector inner angle [mrad]"
+    )
+    outer_mrad: float = Field(
+        277.9, gt=0, title="Detector, outer", description="Detector outer angle [mrad]"
+    )
     thermal_sigma_nm: float = Field(
-        0.0075, ge=0, description="Root-mean-square displacement along one axis [nm]"
+        0.0075,
+        ge=0,
+        title="Thermal displacement",
+        description="Root-mean-square displacement along one axis [nm]",
     )
     phonon_configurations: int = Field(
-        16, ge=1, description="Frozen-phonon configurations; powers of two are spread most evenly"
+        16,
+        ge=1,
+        title="Frozen phonons",
+        description="Frozen-phonon configurations; powers of two are spread most evenly",
     )
-    seed: int = Field(1, ge=0, description="Seed of the frozen phonons")
+    seed: int = Field(1, ge=0, title="Phonon seed", description="Seed of the frozen phonons")
 
     @model_validator(mode="after")
     def _detector_has_a_width(self) -> MicroscopeSettings:

@@ -67,62 +67,124 @@ class TrainingSetSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    preset: str = Field("wide", description="Name of the preset these settings come from")
-    materials: tuple[str, ...] = Field(("MoTe2",), min_length=1, description="Formulas")
+    preset: str = Field(
+        "wide", title="Preset", description="Name of the preset these settings come from"
+    )
+    materials: tuple[str, ...] = Field(
+        ("MoTe2",),
+        min_length=1,
+        title="Materials",
+        description="Formulas of the 2H monolayers, drawn in equal parts",
+    )
     microscope: MicroscopeSettings = MicroscopeSettings()
-    train_images: int = Field(2800, ge=1, description="Images in the training split")
-    validation_images: int = Field(200, ge=0, description="Images in the validation split")
-    seed: int = Field(0, ge=0, description="Seed: the same seed gives the same bytes")
+    train_images: int = Field(
+        2800, ge=1, title="Training images", description="Images in the training split"
+    )
+    validation_images: int = Field(
+        200, ge=0, title="Validation images", description="Images in the validation split"
+    )
+    seed: int = Field(0, ge=0, title="Seed", description="Seed: the same seed gives the same bytes")
     one_cell: bool = Field(
-        False, description="Each image shows one labelled cell in the middle; classes in turn"
+        False,
+        title="One labelled cell per image",
+        description="Each image shows one labelled cell in the middle; classes in turn",
     )
-    side_a: float = Field(12.0, ge=3, description="Side of an image [a]")
+    side_a: float = Field(
+        12.0,
+        ge=3,
+        title="Side of an image",
+        description="Side of an image in lattice constants [a]",
+    )
     a_px: tuple[_LatticeConstant, _LatticeConstant] = Field(
-        (10.0, 60.0), description="Lattice constant [px], log-uniform"
+        (10.0, 60.0), title="Lattice constant", description="Lattice constant [px], log-uniform"
     )
-    angle_deg: Range = Field((-180.0, 180.0), description="Rotation [°]")
+    angle_deg: Range = Field((-180.0, 180.0), title="Rotation", description="Rotation [°]")
     shear: tuple[_Slant, _Slant] = Field(
-        (-0.15, 0.15), description="Sideways slide of rows per row"
+        (-0.15, 0.15), title="Shear", description="Sideways slide of rows per row"
     )
     stretch: tuple[_Slant, _Slant] = Field(
-        (-0.15, 0.15), description="Horizontal over vertical scale − 1"
+        (-0.15, 0.15), title="Stretch", description="Horizontal over vertical scale − 1"
     )
-    drift_a: NonNegative = Field((0.0, 0.3), description="Amplitude of non-linear drift [a]")
-    jitter_a: NonNegative = Field((0.0, 0.04), description="RMS sideways error of a row [a]")
-    source_fwhm_nm: NonNegative = Field((0.05, 0.13), description="Source size, FWHM [nm]")
-    tail_fraction: tuple[_Tail, _Tail] = Field((0.0, 0.3), description="Share of a wide probe tail")
-    tail_fwhm_nm: NonNegative = Field((0.15, 0.4), description="Width of that tail, FWHM [nm]")
-    defocus_nm: Range = Field((-4.0, 4.0), description="Residual defocus [nm]")
-    astigmatism_nm: Range = Field((0.0, 2.0), description="Residual astigmatism [nm]")
+    drift_a: NonNegative = Field(
+        (0.0, 0.3), title="Drift", description="Amplitude of non-linear drift [a]"
+    )
+    jitter_a: NonNegative = Field(
+        (0.0, 0.04), title="Row jitter", description="RMS sideways error of a row [a]"
+    )
+    source_fwhm_nm: NonNegative = Field(
+        (0.05, 0.13), title="Source size", description="Source size, FWHM [nm]"
+    )
+    tail_fraction: tuple[_Tail, _Tail] = Field(
+        (0.0, 0.3), title="Probe tail, share", description="Share of the probe that is a wide tail"
+    )
+    tail_fwhm_nm: NonNegative = Field(
+        (0.15, 0.4), title="Probe tail, width", description="Width of that tail, FWHM [nm]"
+    )
+    defocus_nm: Range = Field((-4.0, 4.0), title="Defocus", description="Residual defocus [nm]")
+    astigmatism_nm: Range = Field(
+        (0.0, 2.0), title="Astigmatism", description="Residual astigmatism [nm]"
+    )
     chalcogen_gain_sigma: float = Field(
-        0.12, ge=0, description="Spread of the X columns' brightness, standard deviation of its log"
+        0.12,
+        ge=0,
+        title="X brightness, spread",
+        description="Spread of the X columns' brightness, standard deviation of its log",
     )
-    contamination: NonNegative = Field((0.0, 0.5), description="Mean, share of the brightest peak")
-    contamination_share: float = Field(0.6, ge=0, le=1, description="Share of images with it")
-    contamination_length_nm: Positive = Field((0.4, 4.0), description="Correlation length [nm]")
-    vacuum_share: float = Field(0.25, ge=0, le=1, description="Share of images torn or holed")
+    contamination: NonNegative = Field(
+        (0.0, 0.5),
+        title="Contamination",
+        description="Mean signal of the dirt, share of the brightest column's peak",
+    )
+    contamination_share: float = Field(
+        0.6,
+        ge=0,
+        le=1,
+        title="Contaminated",
+        description="Share of images with contamination",
+    )
+    contamination_length_nm: Positive = Field(
+        (0.4, 4.0),
+        title="Dirt, size",
+        description="Correlation length of the contamination [nm]",
+    )
+    vacuum_share: float = Field(
+        0.25, ge=0, le=1, title="With vacuum", description="Share of images torn or holed"
+    )
     vacuum_fraction: tuple[_Vacuum, _Vacuum] = Field(
-        (0.05, 0.4), description="Share of the image that is vacuum"
+        (0.05, 0.4), title="Vacuum", description="Share of such an image that is vacuum"
     )
     defect_rate: tuple[_Rate, _Rate] = Field(
-        (0.02, 0.16), description="Share of defective cells, log-uniform"
+        (0.02, 0.16), title="Defective cells", description="Share of defective cells, log-uniform"
     )
     class_mix: _Mix = Field(
-        (2.0, 0.9, 0.8, 0.6, 0.6), description="Dirichlet weights of the five defect classes"
+        (2.0, 0.9, 0.8, 0.6, 0.6),
+        title="Class mix",
+        description="Dirichlet weights of the five defect classes; 0 for never",
     )
     column_counts: Positive | None = Field(
         (15.0, 20000.0),
+        title="Dose",
         description="Counts in a whole perfect X₂ column, log-uniform; none to give λ instead",
     )
     poisson_lambda: NonNegative = Field(
-        (5.0, 20.0), description="λ, counts at its maximum; used where column_counts is none"
+        (5.0, 20.0),
+        title="Poisson λ",
+        description="λ: counts in a pixel at a perfect X₂ column's maximum; used without a dose",
     )
     gaussian_mu: NonNegative = Field(
-        (0.0, 25.0), description="μ, standard deviation in grey levels"
+        (0.0, 25.0),
+        title="Gaussian μ",
+        description="μ: standard deviation of the detector's noise in grey levels of 0–255",
     )
-    gaussian_share: float = Field(0.6, ge=0, le=1, description="Share of images with that noise")
+    gaussian_share: float = Field(
+        0.6,
+        ge=0,
+        le=1,
+        title="With Gaussian noise",
+        description="Share of images with Gaussian noise",
+    )
     bits: tuple[Literal[8, 16], ...] = Field(
-        (8, 16), min_length=1, description="Bit depths, in equal parts"
+        (8, 16), min_length=1, title="Bits", description="Bit depths, in equal parts"
     )
 
     @field_validator("column_counts", mode="before")
