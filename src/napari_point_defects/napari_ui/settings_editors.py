@@ -53,7 +53,7 @@ class NumberEditor(_NoWheel, QDoubleSpinBox):
     low, high : float
         Bounds.
     typical : float
-        A value that says how fine the steps from 0 are.
+        A small value, which says how fine the smallest steps are.
     unit : str
         Shown behind the number.
     """
@@ -98,7 +98,8 @@ class NumberEditor(_NoWheel, QDoubleSpinBox):
     def stepBy(self, steps: int) -> None:
         """Go by a tenth of the leading digit."""
         value = self.value()
-        size = 10.0 ** (math.floor(math.log10(abs(value))) - 1) if value else self._smallest_step
+        size = 10.0 ** (math.floor(math.log10(abs(value))) - 1) if value else 0.0
+        size = max(size, self._smallest_step)  # so that steps reach 0
         self.setValue(round(value / size + steps) * size)
         self.selectAll()
 

@@ -236,7 +236,7 @@ def _exact_editor(schema: Mapping[str, Any], options: Sequence[str] | None) -> Q
     low, high = _bounds(parts[0])
     if len(parts) != 2:
         return WeightsEditor(options, low, high)
-    typical = max((abs(value) for value in default or ()), default=1.0)
+    typical = min((abs(value) for value in default or () if value), default=1.0)
     editor = RangeEditor(low, high, typical=typical, unit=unit)
     return OptionalEditor(editor) if schema.get("nullable") else editor
 
