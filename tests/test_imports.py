@@ -32,6 +32,7 @@ ROWS = [
         "readers",
         "settings_files",
         "training_set",
+        "training_set_journal",
         "weights",
     },
     {"simulation", "detection", "classification", "baselines", "labels"},

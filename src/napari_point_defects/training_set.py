@@ -17,10 +17,11 @@ its canonical box); a unit cell its ``chalcogen`` and ``metal`` column, all (y, 
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,11 @@ import numpy as np
 from PIL import Image
 from skimage.io import imread
 
+from napari_point_defects import training_set_journal as journal
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.materials import DefectClass, get_material
 from napari_point_defects.records import Hexagons, Lattice, hexagon_boxes
+from napari_point_defects.training_set_journal import ANNOTATIONS
 
 HEXAGON_CATEGORY = 1
 FIRST_CELL_CATEGORY = 2
@@ -40,10 +43,6 @@ FIRST_CELL_CATEGORY = 2
 UNLABELLED = -1
 """Class of a cell that nobody has judged: it helps to know the mean cell, and is not learned."""
 _UNLABELLED_CATEGORY = FIRST_CELL_CATEGORY + len(DefectClass)
-
-ANNOTATIONS = "annotations.json"
-JOURNAL = "unfinished.jsonl"
-"""Beside the images of a split that is not whole: an image's annotations on every line."""
 
 CATEGORIES = [{"id": HEXAGON_CATEGORY, "name": "hexagon", "supercategory": "lattice"}] + [
     {"id": FIRST_CELL_CATEGORY + c, "name": c.name, "supercategory": "unit cell"}
@@ -85,15 +84,18 @@ class EncodedImage:
     Attributes
     ----------
     png : bytes
-    image : dict
-        COCO's entry without ``id`` and ``file_name``.
-    annotations : list of dict
-        COCO's entries without ``id`` and ``image_id``.
+    image : bytes
+        COCO's entry as JSON, without ``id`` and ``file_name``.
+    annotations : list of bytes
+        COCO's entries, without ``id`` and ``image_id``.
+    categories : ndarray of int
+        The annotations' categories.
     """
 
     png: bytes
-    image: dict[str, Any]
-    annotations: list[dict[str, Any]]
+    image: bytes
+    annotations: list[bytes]
+    categories: np.ndarray
 
 
 def encode_image(item: LabelledImage) -> EncodedImage:
@@ -109,38 +111,41 @@ def encode_image(item: LabelledImage) -> EncodedImage:
         },
     }
     boxes = hexagon_boxes(item.lattice.to_canonical(item.hexagons_px))
-    corners = Hexagons.from_canonical_boxes(boxes, np.ones(len(boxes)), item.lattice)
+    corners = Hexagons.from_canonical_boxes(boxes, np.ones(len(boxes)), item.lattice).corners_px
+    outlines = _rounded(corners[..., ::-1].reshape(-1, 8), 2)
     hexagons = [
-        _annotation(HEXAGON_CATEGORY, four, centre=_rounded(centre))
-        for centre, four in zip(item.hexagons_px, corners.corners_px, strict=True)
-    ]
-    cells = [
-        _annotation(
-            _UNLABELLED_CATEGORY if c == UNLABELLED else FIRST_CELL_CATEGORY + int(c),
-            np.stack([x, m]),
-            chalcogen=_rounded(x),
-            metal=_rounded(m),
+        {"category_id": HEXAGON_CATEGORY, **box, "centre": centre, "segmentation": [outline]}
+        for box, centre, outline in zip(
+            _boxes(corners), _rounded(item.hexagons_px), outlines, strict=True
         )
-        for x, m, c in zip(item.chalcogen_px, item.metal_px, item.classes, strict=True)
+    ]
+    bonds = np.stack([item.chalcogen_px, item.metal_px], axis=1).reshape(-1, 2, 2)
+    categories = np.where(
+        item.classes == UNLABELLED, _UNLABELLED_CATEGORY, FIRST_CELL_CATEGORY + item.classes
+    ).astype(int)
+    cells = [
+        {"category_id": category, **box, "chalcogen": x, "metal": m}
+        for category, box, (x, m) in zip(
+            categories.tolist(), _boxes(bonds), _rounded(bonds), strict=True
+        )
     ]
     png = io.BytesIO()
     Image.fromarray(item.pixels).save(png, "png")
-    return EncodedImage(png.getvalue(), image, hexagons + cells)
+    return EncodedImage(
+        png.getvalue(),
+        journal.compact(image),
+        [journal.compact(annotation) for annotation in hexagons + cells],
+        np.concatenate([np.full(len(hexagons), HEXAGON_CATEGORY), categories]),
+    )
 
 
-def _annotation(category: int, points: np.ndarray, **extra) -> dict[str, Any]:
-    low, high = points.min(axis=0), points.max(axis=0)
+def _boxes(points: np.ndarray) -> Iterator[dict[str, Any]]:
+    """Yield COCO's entries for the bounding boxes of points (y, x), shape (N, P, 2)."""
+    low, high = points.min(axis=1), points.max(axis=1)
     size = high - low
-    entry = {
-        "category_id": category,
-        "bbox": _rounded([low[1], low[0], size[1], size[0]], 2),
-        "area": round(float(size[0] * size[1]), 2),
-        "iscrowd": 0,
-        **extra,
-    }
-    if len(points) == 4:
-        entry["segmentation"] = [_rounded(points[:, ::-1].ravel(), 2)]
-    return entry
+    boxes = _rounded(np.concatenate([low[:, ::-1], size[:, ::-1]], axis=1), 2)
+    for box, area in zip(boxes, _rounded(size.prod(axis=1), 2), strict=True):
+        yield {"bbox": box, "area": area, "iscrowd": 0}
 
 
 class TrainingSetWriter:
@@ -165,18 +170,18 @@ class TrainingSetWriter:
     def __init__(self, folder: Path, *, resume: bool = False) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / JOURNAL
+        path = folder / journal.FILE
         if not resume and (path.exists() or (folder / ANNOTATIONS).exists()):
             raise PointDefectsError(f"{folder} holds a training set already: choose another folder")
         if resume and not path.exists() and (folder / ANNOTATIONS).exists():
-            _journal_from_annotations(folder)
+            journal.rebuild(folder)
         self._images = self._annotations = self._size = 0
         self._counts = np.zeros(_UNLABELLED_CATEGORY + 1, int)
         if path.exists():
-            for entry, end in _whole_lines(path):
+            for entry, end in journal.whole_lines(path):
                 if not (folder / entry["image"]["file_name"]).is_file():
                     break
-                self._take(entry, end)
+                self._take([a["category_id"] for a in entry["annotations"]], end)
             os.truncate(path, self._size)
         self._journal = path.open("ab", buffering=0)
 
@@ -203,26 +208,21 @@ class TrainingSetWriter:
         temporary = self.folder / f"{name}.tmp"
         temporary.write_bytes(item.png)
         temporary.replace(self.folder / name)
-        entry = {
-            "image": {"id": self._images, "file_name": name, **item.image},
-            "annotations": [
-                {"id": self._annotations + i, "image_id": self._images, **annotation}
-                for i, annotation in enumerate(item.annotations)
-            ],
-        }
-        line = _compact(entry) + b"\n"
-        self._journal.write(line)
-        self._take(entry, self._size + len(line))
+        line = journal.line(
+            item.image, item.annotations, name, image_id=self._images, first_id=self._annotations
+        )
+        if self._journal.write(line) != len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._take(item.categories, self._size + len(line))
 
     def _is_ours(self) -> bool:
         return os.fstat(self._journal.fileno()).st_size == self._size
 
-    def _take(self, entry: dict[str, Any], end: int) -> None:
+    def _take(self, categories: Sequence[int], end: int) -> None:
         self._images += 1
-        self._annotations += len(entry["annotations"])
+        self._annotations += len(categories)
         self._size = end
-        for annotation in entry["annotations"]:
-            self._counts[annotation["category_id"]] += 1
+        np.add.at(self._counts, np.asarray(categories, int), 1)
 
     def class_counts(self) -> np.ndarray:
         """Return the number of unit cells of each class so far, shape (6,)."""
@@ -240,71 +240,19 @@ class TrainingSetWriter:
         self._journal.close()
         if not ours:
             return  # to the program that has taken it over
-        path = self.folder / JOURNAL
+        path = self.folder / journal.FILE
         temporary = self.folder / f"{ANNOTATIONS}.tmp"
         with temporary.open("wb") as file:
             # line by line: a set's annotations may be larger than memory likes
             file.write(b'{"info":{"description":"napari-point-defects training set"},"images":[')
-            for i, (entry, _) in enumerate(_whole_lines(path)):
-                file.write(b"," * (i > 0) + _compact(entry["image"]))
+            file.writelines(journal.joined(image for image, _ in journal.texts(path)))
             file.write(b'],"annotations":[')
-            written = 0
-            for entry, _ in _whole_lines(path):
-                for annotation in entry["annotations"]:
-                    file.write(b"," * (written > 0) + _compact(annotation))
-                    written += 1
+            file.writelines(journal.joined(annotations for _, annotations in journal.texts(path)))
             unjudged = [_NOT_JUDGED] * bool(self._counts[_UNLABELLED_CATEGORY])
-            file.write(b'],"categories":' + _compact(CATEGORIES + unjudged) + b"}")
+            file.write(b'],"categories":' + journal.compact(CATEGORIES + unjudged) + b"}")
         temporary.replace(self.folder / ANNOTATIONS)
         if whole:
             path.unlink()
-
-
-def _compact(content: Any) -> bytes:
-    return json.dumps(content, separators=(",", ":")).encode()
-
-
-def _whole_lines(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
-    """Yield a journal's entries and where each ends; a line cut off by a kill ends them."""
-    end = 0
-    with path.open("rb") as file:
-        for line in file:
-            if not line.endswith(b"\n"):
-                return
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                return
-            end += len(line)
-            yield entry, end
-
-
-def _journal_from_annotations(folder: Path) -> None:
-    path = folder / ANNOTATIONS
-    try:
-        content = json.loads(path.read_text())
-        entries = {image["id"]: {"image": image, "annotations": []} for image in content["images"]}
-        for annotation in content["annotations"]:
-            entries[annotation["image_id"]]["annotations"].append(annotation)
-    except (KeyError, TypeError, ValueError) as error:
-        raise PointDefectsError(f"{path} is not a training set: {error!r}") from error
-    temporary = folder / f"{JOURNAL}.tmp"
-    temporary.write_bytes(b"".join(_compact(entry) + b"\n" for entry in entries.values()))
-    temporary.replace(folder / JOURNAL)
-
-
-def images_written(folder: Path) -> int:
-    """Count the images of a split, whole or not, without reading them."""
-    journal = folder / JOURNAL
-    if journal.exists():
-        with journal.open("rb") as file:
-            return sum(line.endswith(b"\n") for line in file)
-    return sum(1 for _ in folder.glob("*.png")) if (folder / ANNOTATIONS).exists() else 0
-
-
-def is_whole(folder: Path) -> bool:
-    """Tell whether a split was written to its end."""
-    return (folder / ANNOTATIONS).exists() and not (folder / JOURNAL).exists()
 
 
 def _rounded(values, digits: int = 3) -> list:
@@ -327,8 +275,8 @@ class TrainingSet:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        path, journal = folder / ANNOTATIONS, folder / JOURNAL
-        if not path.is_file() and not journal.is_file():
+        path, unfinished = folder / ANNOTATIONS, folder / journal.FILE
+        if not path.is_file() and not unfinished.is_file():
             raise PointDefectsError(
                 f"{folder} holds no training set: make one with `point-defects simulate`"
             )
@@ -337,7 +285,8 @@ class TrainingSet:
                 content = json.loads(path.read_text())
                 self._images, annotations = content["images"], content["annotations"]
             else:  # a run that was killed: what it had written counts
-                path, entries = journal, [entry for entry, _ in _whole_lines(journal)]
+                path = unfinished
+                entries = [entry for entry, _ in journal.whole_lines(unfinished)]
                 self._images = [entry["image"] for entry in entries]
                 annotations = [a for entry in entries for a in entry["annotations"]]
             self._labels = [_Labels.empty() for _ in self._images]

@@ -27,9 +27,8 @@ from napari_point_defects.training_set import (
     EncodedImage,
     TrainingSetWriter,
     encode_image,
-    images_written,
-    is_whole,
 )
+from napari_point_defects.training_set_journal import images_written, is_whole
 
 SPLITS = ("train", "validation")
 RECORD = "settings.json"

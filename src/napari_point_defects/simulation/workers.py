@@ -69,7 +69,7 @@ def map_in_processes(
                 "is kept; resume with fewer workers"
             ) from error
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)
 
 
 def _begin() -> None:
