@@ -300,6 +300,9 @@ def test_example_as_a_layer_beside_the_image(viewer, widget, qtbot):
     np.testing.assert_array_equal(layer.data, shown.image.pixels)
     np.testing.assert_allclose(layer.scale, shown.scene.pixel_size_nm)
     assert layer.extent.world[0][1] > viewer.layers["field"].extent.world[1][1]
+    # it is not what the next example is compared with
+    assert widget.preview.images.layer is viewer.layers["field"]
+    assert viewer.layers.selection.active is viewer.layers["field"]
 
 
 def test_a_microscope_without_columns_does_not_freeze(widget, qtbot, monkeypatch):

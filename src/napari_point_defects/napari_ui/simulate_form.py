@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QVBoxLayout, QWidget
 
-from napari_point_defects.materials import MATERIALS, DefectClass
+from napari_point_defects.materials import MATERIALS, DefectClass, get_material
 from napari_point_defects.napari_ui.settings_form import (
     SettingsForm,
     advanced_box,
@@ -48,10 +49,19 @@ SECTIONS = {
         "chalcogen_gain_sigma",
     ),
 }
+
+
+def class_names(materials: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return the six classes' names, with elements where there is but one material."""
+    if len(set(materials)) == 1:
+        return get_material(materials[0]).class_labels
+    return ("Perfect", *(c.name.replace("_V_", "+V_") for c in list(DefectClass)[1:]))
+
+
 _CHOICES = {
     "preset": tuple(PRESETS),
     "materials": tuple(MATERIALS),
-    "class_mix": tuple(c.name.replace("_V_", "+V_") for c in list(DefectClass)[1:]),
+    "class_mix": class_names()[1:],
 }
 
 

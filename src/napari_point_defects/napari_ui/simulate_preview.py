@@ -22,9 +22,11 @@ from napari_point_defects.simulation.images import Example, simulate_example, un
 
 if TYPE_CHECKING:
     from napari import Viewer
+    from napari.layers import Layer
 
     from napari_point_defects.simulation.presets import TrainingSetSettings
 
+_SIMULATED_KEY = "napari-point-defects: simulated"
 REFRESH_MS = 120
 """Rest after a change before an example is made: typing a number is one change."""
 _MOST_PX = 512
@@ -58,9 +60,7 @@ class SimulatePreview(QWidget):
         self.canvas = Comparison()
         self.message = QLabel()
         self.message.setWordWrap(True)
-        self.images = LayerChooser(
-            viewer, lambda layer: isinstance(layer, Image) and layer.ndim == 2, "open an image"
-        )
+        self.images = LayerChooser(viewer, _is_own_image, "open an image")
         self.images.setToolTip("<p>Your image, to compare with.</p>")
         self.next = QPushButton("Another example")
         self.next.setToolTip("<p>The next image of the set: other draws from the same ranges.</p>")
@@ -135,7 +135,11 @@ class SimulatePreview(QWidget):
                 per_unit = pixel_size_nm(layer)[1] / abs(layer.scale[-1])
                 options["translate"] = tuple(n * per_unit for n in options["translate"])
         name = f"simulated {self.example.scene.material}, example {self.index + 1}"
-        self._viewer.add_image(self.example.image.pixels, name=name, **options)
+        self._viewer.add_image(
+            self.example.image.pixels, name=name, metadata={_SIMULATED_KEY: True}, **options
+        )
+        if layer is not None:
+            self._viewer.layers.selection.active = layer
 
     def _take_next(self) -> None:
         self.index += 1
@@ -187,7 +191,7 @@ class SimulatePreview(QWidget):
             self.canvas.show_picture(1, None, "Open an image to compare with")
             return
         data = layer.data[0] if layer.multiscale else layer.data
-        if self.example is None or data.ndim != 2:
+        if self.example is None:
             self.canvas.show_picture(1, None, "")
             return
         scene = self.example.scene
@@ -234,3 +238,8 @@ class SimulatePreview(QWidget):
         layout.addLayout(buttons)
         self.columns.hide()
         self.to_viewer.setEnabled(False)
+
+
+def _is_own_image(layer: Layer) -> bool:
+    grey = isinstance(layer, Image) and layer.ndim == 2 and not layer.rgb
+    return grey and _SIMULATED_KEY not in layer.metadata

@@ -20,12 +20,12 @@ from qtpy.QtWidgets import (
 )
 
 from napari_point_defects.errors import PointDefectsError
-from napari_point_defects.materials import CLASS_COLOURS, DefectClass, get_material
+from napari_point_defects.materials import CLASS_COLOURS, DefectClass
 from napari_point_defects.napari_ui.pace import Pace
 from napari_point_defects.napari_ui.pane import Pane
 from napari_point_defects.napari_ui.run_panel import RunPanel
 from napari_point_defects.napari_ui.settings_editors import FolderEditor
-from napari_point_defects.napari_ui.simulate_form import SimulateForm
+from napari_point_defects.napari_ui.simulate_form import SimulateForm, class_names
 from napari_point_defects.napari_ui.simulate_preview import SimulatePreview
 from napari_point_defects.settings_files import SUFFIXES, write_settings
 from napari_point_defects.simulation.images import unknown_columns
@@ -225,11 +225,11 @@ class SimulateWidget(QWidget):
 
 def _counts_in_words(settings: TrainingSetSettings, counts: np.ndarray) -> str:
     """Return the number of cells of each class in both splits, as rich text."""
-    if len(set(settings.materials)) == 1:
-        names = get_material(settings.materials[0]).class_labels
-    else:
-        names = [c.name.replace("_V_", "+V_") for c in DefectClass]
     return ", ".join(
-        f"<font color='{CLASS_COLOURS[c]}'>■</font> {name} {train:,}\u2009+\u2009{validation:,}"
-        for c, name, train, validation in zip(DefectClass, names, *counts, strict=True)
+        # one class is not broken over two lines
+        f"<font color='{CLASS_COLOURS[c]}'>■</font>&nbsp;{name}&nbsp;{train:,}\u2009+\u2009"
+        f"{validation:,}"
+        for c, name, train, validation in zip(
+            DefectClass, class_names(settings.materials), *counts, strict=True
+        )
     )
