@@ -103,6 +103,15 @@ def test_a_file_need_not_say_everything(tmp_path):
     ].model_copy(update={"seed": 7})
 
 
+def test_materials_are_read_as_they_are_typed(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text('materials = ["mote2", "2H-WS₂"]\n', encoding="utf-8")
+    assert load_settings(path).materials == ("MoTe2", "WS2")
+    path.write_text('materials = ["MoTe2", "graphene"]\n')
+    with pytest.raises(PointDefectsError, match="unknown material 'graphene'"):
+        load_settings(path)
+
+
 def test_a_sets_record_is_a_settings_file(tmp_path):
     path = tmp_path / "settings.json"
     path.write_text('{"program": "0.1.0", "seed": 3}')

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -460,3 +462,30 @@ def test_widget_in_a_window(make_napari_viewer, qtbot):
     assert set(widget.form.main.editors["materials"].boxes) == set(MATERIALS)
     widget.preview.refresh()
     viewer.close()
+
+
+CLOSES_AT_ONCE = """
+import napari_point_defects.napari_ui
+import napari
+from qtpy.QtCore import QTimer
+from napari_point_defects.napari_ui.simulate_widget import SimulateWidget
+
+viewer = napari.Viewer()
+widget = SimulateWidget(viewer)
+viewer.window.add_dock_widget(widget)
+
+def close():
+    widget.preview.render()
+    assert widget.preview._task is not None
+    viewer.close()
+
+QTimer.singleShot(500, close)
+napari.run()
+"""
+
+
+def test_napari_may_be_closed_while_an_example_is_made():
+    done = subprocess.run(
+        [sys.executable, "-c", CLOSES_AT_ONCE], capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stderr

@@ -249,6 +249,39 @@ def test_killed_set_is_valid_and_is_resumed_to_the_byte(tmp_path, uninterrupted,
     assert hashes(out) == uninterrupted
 
 
+WINDOW = """
+import sys
+from pathlib import Path
+from napari_point_defects.simulation.presets import TrainingSetSettings
+from napari_point_defects.simulation.process import make_set_apart
+
+# no guard, as scripts that open a viewer often have none
+settings = TrainingSetSettings.model_validate_json(sys.argv[1])
+make_set_apart(settings, Path(sys.argv[2]), workers=2)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="kills as POSIX does")
+def test_set_is_closed_where_the_window_is_killed(tmp_path):
+    program, out = tmp_path / "window.py", tmp_path / "set"
+    program.write_text(WINDOW)
+    many = SMALL.model_copy(update={"train_images": 500})
+    process = subprocess.Popen([sys.executable, program, many.model_dump_json(), out])
+    while lines_in(out) < 3:
+        assert process.poll() is None
+        time.sleep(0.002)
+    (apart,) = children(process.pid) or [None]
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 30
+    while not (out / "validation" / "annotations.json").exists() or (apart and alive(apart)):
+        assert time.monotonic() < deadline, "it goes on without its window"
+        time.sleep(0.05)
+    written = find_set(out).images
+    assert 3 <= sum(written) < 503
+    assert images_in(out) == list(written)
+
+
 def test_line_cut_off_by_a_kill_is_made_again(tmp_path, uninterrupted):
     make_some(tmp_path, 6)
     journal = tmp_path / "train" / "unfinished.jsonl"

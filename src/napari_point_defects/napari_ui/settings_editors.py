@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from qtpy.QtCore import QLocale, Qt, Signal
+from qtpy.QtCore import QLocale, QSize, Qt, Signal
 from qtpy.QtGui import QWheelEvent
 from qtpy.QtWidgets import (
     QAbstractSpinBox,
@@ -29,6 +29,10 @@ from qtpy.QtWidgets import (
 )
 from superqt import QLargeIntSpinBox
 
+_USUAL = "00000.00"
+_FRAME_PX = 30
+LARGEST = 1e15
+"""Bound of a number that has none."""
 _SHOWN_DIGITS = 6
 _EXACT_DECIMALS = 30  # more than a double has, for every number of a sensible size
 _NARROW = "min-width: 46px; padding-left: 5px; padding-right: 5px;"
@@ -61,7 +65,7 @@ class NumberEditor(_NoWheel, QDoubleSpinBox):
     changed = Signal()
 
     def __init__(
-        self, low: float = -1e9, high: float = 1e9, *, typical: float = 1.0, unit: str = ""
+        self, low: float = -LARGEST, high: float = LARGEST, *, typical: float = 1.0, unit: str = ""
     ) -> None:
         super().__init__()
         self._smallest_step = 10.0 ** (math.floor(math.log10(abs(typical) or 1.0)) - 1)
@@ -83,6 +87,18 @@ class NumberEditor(_NoWheel, QDoubleSpinBox):
     def set(self, value: float) -> None:
         """Show another number."""
         self.setValue(value)
+
+    def sizeHint(self) -> QSize:
+        """Ask for the room of usual numbers; Qt would take that of the largest."""
+        return self._usual(super().sizeHint())
+
+    def minimumSizeHint(self) -> QSize:
+        """Insist on no more."""
+        return self._usual(super().minimumSizeHint())
+
+    def _usual(self, hint: QSize) -> QSize:
+        width = self.fontMetrics().horizontalAdvance(f"{_USUAL}{self.suffix()}")
+        return QSize(min(hint.width(), width + _FRAME_PX), hint.height())
 
     def textFromValue(self, value: float) -> str:
         """Show a few digits, never an exponent."""
@@ -190,7 +206,7 @@ class WeightsEditor(QWidget):
 
     changed = Signal()
 
-    def __init__(self, names: Sequence[str], low: float, high: float, columns: int = 2) -> None:
+    def __init__(self, names: Sequence[str], low: float, high: float) -> None:
         super().__init__()
         self.numbers = [NumberEditor(low, high) for _ in names]
         layout = QGridLayout(self)
@@ -199,8 +215,8 @@ class WeightsEditor(QWidget):
         for i, (name, number) in enumerate(zip(names, self.numbers, strict=True)):
             number.setButtonSymbols(QAbstractSpinBox.ButtonSymbols.NoButtons)
             number.changed.connect(self.changed)
-            layout.addWidget(QLabel(name), i // columns, 2 * (i % columns))
-            layout.addWidget(number, i // columns, 2 * (i % columns) + 1)
+            layout.addWidget(QLabel(name), i, 0)
+            layout.addWidget(number, i, 1)
 
     def get(self) -> tuple[float, ...]:
         """Return the numbers."""

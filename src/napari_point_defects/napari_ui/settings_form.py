@@ -27,6 +27,7 @@ from superqt import QCollapsible
 
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.napari_ui.settings_editors import (
+    LARGEST,
     ChoiceEditor,
     ChoicesEditor,
     IntegerEditor,
@@ -242,8 +243,8 @@ def _exact_editor(schema: Mapping[str, Any], options: Sequence[str] | None) -> Q
 
 
 def _bounds(schema: Mapping[str, Any]) -> tuple[float, float]:
-    low = schema.get("minimum", schema.get("exclusiveMinimum", -1e9))
-    return low, schema.get("maximum", schema.get("exclusiveMaximum", 1e9))
+    low = schema.get("minimum", schema.get("exclusiveMinimum", -LARGEST))
+    return low, schema.get("maximum", schema.get("exclusiveMaximum", LARGEST))
 
 
 def _get(editor: QWidget) -> Any:

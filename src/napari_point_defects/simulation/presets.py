@@ -303,7 +303,10 @@ def load_settings(path: Path, preset: str | None = None) -> TrainingSetSettings:
     values = read_settings(path)
     values.pop("program", None)  # which a set records beside them
     base = PRESETS.get(preset or str(values.get("preset")), PRESETS["wide"])
-    return make_settings(TrainingSetSettings, base.model_dump() | values, str(path))
+    settings = make_settings(TrainingSetSettings, base.model_dump() | values, str(path))
+    # as the program writes them: mote2 and 2H-MoTe2 are MoTe2
+    formulas = tuple(get_material(name).formula for name in settings.materials)
+    return settings.model_copy(update={"materials": formulas})
 
 
 def check_materials(settings: TrainingSetSettings) -> None:
