@@ -16,10 +16,12 @@ from napari_point_defects.classification.model import CLASSIFIER_PRESETS, build_
 from napari_point_defects.detection.model import DETECTOR_PRESETS, build_detector
 from napari_point_defects.io import sample_path
 from napari_point_defects.records import Hexagons, UnitCells, hexagon_boxes
+from napari_point_defects.simulation import sets
 from napari_point_defects.simulation.noise import NoiseSettings
 from napari_point_defects.simulation.presets import TrainingSetSettings
 from napari_point_defects.simulation.recipes import Recipe, simulate_recipe
 from napari_point_defects.simulation.scenes import SceneSettings, lattice_nodes
+from napari_point_defects.simulation.sets import SPLITS
 from napari_point_defects.training_set import TrainingSet
 from napari_point_defects.weights import load_weights, save_weights
 
@@ -460,6 +462,67 @@ def test_simulate_refuses_folders_that_cannot_be(run, refused, small, tmp_path):
     before = files_in(tmp_path)
     refused("holds a training set already", "simulate", "-o", tmp_path / "set", *options)
     assert files_in(tmp_path) == before
+
+
+def test_simulate_takes_and_writes_toml(run, refused, tmp_path):
+    mine = tmp_path / "mine.toml"
+    options = ["--preset", "paper-cnn1", "--material", "ws2", "--seed", 5]
+    assert run("simulate", "--save-settings", mine, *options).code == 0
+    assert files_in(tmp_path) == ["mine.toml"]
+    refused("exists", "simulate", "--save-settings", mine)
+    refused("end the name in .toml or .json", "simulate", "--save-settings", tmp_path / "mine.txt")
+    refused("--out", "simulate")
+    mine.write_text(mine.read_text() + "\n[nothing]\n")
+    refused("--nothing", "simulate", "--settings", mine, "-o", tmp_path / "set")
+    mine.write_text("side_a = 6\na_px = [10, 12]\nmaterials = ['WS2']\ncolumn_counts = 'none'\n")
+    result = run(
+        "simulate", "-o", tmp_path / "set", "--settings", mine, "--images", 2,
+        "--validation-images", 1, "--workers", 1,
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    assert "3 images in" in result.out
+    record = json.loads((tmp_path / "set" / "settings.json").read_text())
+    assert (record["materials"], record["column_counts"]) == (["WS2"], None)
+    perfect = sum(TrainingSet(tmp_path / "set" / s).class_counts()[0] for s in SPLITS)
+    assert f"cells: {perfect:,} PERFECT" in result.out
+
+
+def test_simulate_resumes(run, refused, small, tmp_path, monkeypatch):
+    options = ["--settings", small, "--images", 3, "--validation-images", 2, "--workers", 1]
+    assert run("simulate", "-o", tmp_path / "whole", *options).code == 0
+    refused("no training set to resume", "simulate", "-o", tmp_path / "set", *options, "--resume")
+
+    def interrupted(settings, image):
+        if image == (0, 2):
+            raise KeyboardInterrupt
+        return encoded(settings, image)
+
+    encoded = sets._encoded
+    with monkeypatch.context() as patch:
+        patch.setattr(sets, "_encoded", interrupted)
+        result = run("simulate", "-o", tmp_path / "set", *options)
+    assert result.code == 130
+    assert "stopped after 4 images" in result.err
+    assert "--resume" in result.err
+    refused("holds a training set already", "simulate", "-o", tmp_path / "set", *options)
+    refused(
+        r"other settings \(seed\)",
+        "simulate", "-o", tmp_path / "set", *options, "--seed", 8, "--resume",
+    )  # fmt: skip
+    # the folder knows its settings
+    result = run("simulate", "-o", tmp_path / "set", "--resume", "--workers", 1)
+    assert result.code == 0, result.err
+    names = files_in(tmp_path / "whole")
+    assert names == files_in(tmp_path / "set")
+    for name in names:
+        assert (tmp_path / "set" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_simulate_image_takes_toml(run, tmp_path):
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text("seed = 4\n[scene]\nheight_px = 80\nwidth_px = 90\na_px = 12\n")
+    assert run("simulate-image", recipe, "-o", tmp_path / "out").code == 0
+    assert tifffile.imread(tmp_path / "out" / "mine.tif").shape == (80, 90)
 
 
 def test_simulate_image(run, refused, tmp_path):

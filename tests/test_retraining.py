@@ -43,7 +43,8 @@ from napari_point_defects.retraining.settings import (
 )
 from napari_point_defects.simulation.presets import TrainingSetSettings
 from napari_point_defects.simulation.sets import simulate_training_set
-from napari_point_defects.training_set import UNLABELLED, TrainingSet, count_classes
+from napari_point_defects.training_set import UNLABELLED, TrainingSet
+from napari_point_defects.training_set_survey import count_classes
 from napari_point_defects.weights import load_weights, save_weights
 
 TINY = {
@@ -193,9 +194,9 @@ def test_cells_are_counted_without_parsing(sets, tmp_path):
 
 @pytest.mark.parametrize("piece", [40, 177, 1000])
 def test_a_cell_across_two_pieces_is_counted_once(monkeypatch, sets, piece):
-    from napari_point_defects import training_set
+    from napari_point_defects import training_set_survey
 
-    monkeypatch.setattr(training_set, "_PIECE", piece)
+    monkeypatch.setattr(training_set_survey, "_PIECE", piece)
     expected = TrainingSet(sets[0] / "train").class_counts()
     np.testing.assert_array_equal(count_classes(sets[0] / "train"), expected)
 

@@ -1,6 +1,7 @@
 """Training sets on disk: valid COCO that reads back as it was written."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,12 @@ import pytest
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.materials import DefectClass
 from napari_point_defects.records import Lattice, hexagon_boxes
-from napari_point_defects.training_set import LabelledImage, TrainingSet, TrainingSetWriter
+from napari_point_defects.training_set import (
+    UNLABELLED,
+    LabelledImage,
+    TrainingSet,
+    TrainingSetWriter,
+)
 
 
 def make_item(seed, *, shape=(90, 120), dtype=np.uint8, cells=7, material="MoTe2"):
@@ -174,3 +180,93 @@ def test_unknown_material_is_refused(tmp_path):
     write(tmp_path, [make_item(0, material="graphene")])
     with pytest.raises(PointDefectsError, match="unknown material"):
         TrainingSet(tmp_path)[0]
+
+
+# --- cells nobody judged, and splits taken up again ---------------------------------------------
+
+
+def test_cells_that_nobody_judged_read_back_and_do_not_count(tmp_path):
+    item = make_item(0, cells=7)
+    classes = item.classes.copy()
+    classes[[1, 4]] = UNLABELLED
+    content = write(tmp_path, [replace(item, classes=classes)])
+    read = TrainingSet(tmp_path)
+    assert np.array_equal(read[0].classes, classes)
+    assert np.array_equal(read[0].chalcogen_px, item.chalcogen_px)
+    assert np.array_equal(read.class_counts(), np.bincount(classes[classes >= 0], minlength=6))
+    assert content["categories"][-1]["name"] == "unlabelled"
+    known = {category["id"] for category in content["categories"]}
+    assert {a["category_id"] for a in content["annotations"]} <= known
+
+
+def test_a_split_is_taken_up_where_it_ended(tmp_path):
+    items = [make_item(seed, cells=seed) for seed in range(5)]
+    whole = write(tmp_path / "whole", items)
+    folder = tmp_path / "split"
+    first = TrainingSetWriter(folder)
+    for item in items[:2]:
+        first.add(item)
+    first.close(whole=False)
+    assert len(TrainingSet(folder)) == 2
+    with pytest.raises(PointDefectsError, match="holds a training set already"):
+        TrainingSetWriter(folder)
+    second = TrainingSetWriter(folder, resume=True)
+    assert len(second) == 2
+    for item in items[2:4]:
+        second.add(item)
+    # as killed: never closed
+    third = TrainingSetWriter(folder, resume=True)
+    assert len(third) == 4
+    assert np.array_equal(third.class_counts(), sum(class_count(item) for item in items[:4]))
+    third.add(items[4])
+    third.close()
+    assert json.loads((folder / "annotations.json").read_text()) == whole
+    assert (folder / "annotations.json").read_bytes() == (
+        tmp_path / "whole" / "annotations.json"
+    ).read_bytes()
+    assert sorted(p.name for p in folder.iterdir()) == sorted(
+        p.name for p in (tmp_path / "whole").iterdir()
+    )
+
+
+def class_count(item):
+    return np.bincount(item.classes, minlength=6)
+
+
+def test_a_closed_split_can_be_added_to(tmp_path):
+    items = [make_item(seed) for seed in range(3)]
+    whole = write(tmp_path / "whole", items)
+    write(tmp_path / "split", items[:1])
+    writer = TrainingSetWriter(tmp_path / "split", resume=True)
+    for item in items[1:]:
+        writer.add(item)
+    writer.close()
+    assert json.loads((tmp_path / "split" / "annotations.json").read_text()) == whole
+
+
+def test_half_a_line_on_a_full_disk_is_no_line(tmp_path):
+    class Full:
+        """A file that takes ten bytes more."""
+
+        def __init__(self, file):
+            self.file = file
+
+        def write(self, line):
+            return self.file.write(line[:10])
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+    items = [make_item(0), make_item(1)]
+    writer = TrainingSetWriter(tmp_path)
+    writer.add(items[0])
+    writer._journal = Full(writer._journal)
+    with pytest.raises(OSError, match="space"):
+        writer.add(items[1])
+    writer.close(whole=False)
+    assert len(TrainingSet(tmp_path)) == 1
+    writer = TrainingSetWriter(tmp_path, resume=True)
+    assert len(writer) == 1
+    writer.add(items[1])
+    writer.close()
+    assert np.array_equal(TrainingSet(tmp_path)[1].pixels, items[1].pixels)

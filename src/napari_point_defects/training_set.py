@@ -7,6 +7,8 @@ Layout of a set::
     train/00000.png …
     validation/…
 
+    train/unfinished.jsonl   only while the set is not whole: one line per image written
+
 COCO's ``bbox`` is (x, y, width, height) of the axis-aligned bounding box. What COCO cannot say
 goes beside it: each image carries ``lattice`` (origin and matrix of the canonical frame, in
 (y, x) pixels) and ``material``; a hexagon its ``centre`` and ``segmentation`` (the corners of
@@ -15,18 +17,24 @@ its canonical box); a unit cell its ``chalcogen`` and ``metal`` column, all (y, 
 
 from __future__ import annotations
 
+import errno
+import io
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from skimage.io import imread, imsave
+from PIL import Image
+from skimage.io import imread
 
+from napari_point_defects import training_set_journal as journal
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.materials import DefectClass, get_material
 from napari_point_defects.records import Hexagons, Lattice, hexagon_boxes
+from napari_point_defects.training_set_journal import ANNOTATIONS
 
 HEXAGON_CATEGORY = 1
 FIRST_CELL_CATEGORY = 2
@@ -34,13 +42,14 @@ FIRST_CELL_CATEGORY = 2
 
 UNLABELLED = -1
 """Class of a cell that nobody has judged: it helps to know the mean cell, and is not learned."""
+_UNLABELLED_CATEGORY = FIRST_CELL_CATEGORY + len(DefectClass)
 
-_PIECE = 2**22
-
-_CATEGORIES = [{"id": HEXAGON_CATEGORY, "name": "hexagon", "supercategory": "lattice"}] + [
+CATEGORIES = [{"id": HEXAGON_CATEGORY, "name": "hexagon", "supercategory": "lattice"}] + [
     {"id": FIRST_CELL_CATEGORY + c, "name": c.name, "supercategory": "unit cell"}
     for c in DefectClass
 ]
+_NOT_JUDGED = {"id": _UNLABELLED_CATEGORY, "name": "unlabelled", "supercategory": "unit cell"}
+"""Listed only where it occurs: simulated cells are all known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,88 +77,182 @@ class LabelledImage:
     classes: np.ndarray
 
 
+@dataclass(frozen=True, slots=True)
+class EncodedImage:
+    """What a split keeps of one image: made in any process, written by one.
+
+    Attributes
+    ----------
+    png : bytes
+    image : bytes
+        COCO's entry as JSON, without ``id`` and ``file_name``.
+    annotations : list of bytes
+        COCO's entries, without ``id`` and ``image_id``.
+    categories : ndarray of int
+        The annotations' categories.
+    """
+
+    png: bytes
+    image: bytes
+    annotations: list[bytes]
+    categories: np.ndarray
+
+
+def encode_image(item: LabelledImage) -> EncodedImage:
+    """Turn an image and its labels into what is written of them."""
+    height, width = item.pixels.shape
+    image = {
+        "height": height,
+        "width": width,
+        "material": item.material,
+        "lattice": {
+            "origin": _rounded(item.lattice.origin_px),
+            "matrix": _rounded(item.lattice.matrix_px, 6),
+        },
+    }
+    boxes = hexagon_boxes(item.lattice.to_canonical(item.hexagons_px))
+    corners = Hexagons.from_canonical_boxes(boxes, np.ones(len(boxes)), item.lattice).corners_px
+    outlines = _rounded(corners[..., ::-1].reshape(-1, 8), 2)
+    hexagons = [
+        {"category_id": HEXAGON_CATEGORY, **box, "centre": centre, "segmentation": [outline]}
+        for box, centre, outline in zip(
+            _boxes(corners), _rounded(item.hexagons_px), outlines, strict=True
+        )
+    ]
+    bonds = np.stack([item.chalcogen_px, item.metal_px], axis=1).reshape(-1, 2, 2)
+    categories = np.where(
+        item.classes == UNLABELLED, _UNLABELLED_CATEGORY, FIRST_CELL_CATEGORY + item.classes
+    ).astype(int)
+    cells = [
+        {"category_id": category, **box, "chalcogen": x, "metal": m}
+        for category, box, (x, m) in zip(
+            categories.tolist(), _boxes(bonds), _rounded(bonds), strict=True
+        )
+    ]
+    png = io.BytesIO()
+    Image.fromarray(item.pixels).save(png, "png")
+    return EncodedImage(
+        png.getvalue(),
+        journal.compact(image),
+        [journal.compact(annotation) for annotation in hexagons + cells],
+        np.concatenate([np.full(len(hexagons), HEXAGON_CATEGORY), categories]),
+    )
+
+
+def _boxes(points: np.ndarray) -> Iterator[dict[str, Any]]:
+    """Yield COCO's entries for the bounding boxes of points (y, x), shape (N, P, 2)."""
+    low, high = points.min(axis=1), points.max(axis=1)
+    size = high - low
+    boxes = _rounded(np.concatenate([low[:, ::-1], size[:, ::-1]], axis=1), 2)
+    for box, area in zip(boxes, _rounded(size.prod(axis=1), 2), strict=True):
+        yield {"bbox": box, "area": area, "iscrowd": 0}
+
+
 class TrainingSetWriter:
-    """Writes one split; images at once, the annotations when closed.
+    """Writes one split. Ended at any moment, even by a kill, it can be taken up again.
+
+    Every image goes to disk at once, and after it its annotations, to a journal. Closing makes
+    ``annotations.json`` of the journal; the journal stays beside it until the split is whole.
 
     Parameters
     ----------
     folder : Path
         Made if absent.
+    resume : bool
+        Go on after the images that the folder holds already.
 
     Raises
     ------
     PointDefectsError
-        If the folder holds annotations already.
+        If the folder holds a training set already and it is not to be resumed.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, resume: bool = False) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        if (folder / "annotations.json").exists():
+        path = folder / journal.FILE
+        if not resume and (path.exists() or (folder / ANNOTATIONS).exists()):
             raise PointDefectsError(f"{folder} holds a training set already: choose another folder")
-        self._images: list[dict] = []
-        self._annotations: list[dict] = []
+        if resume and not path.exists() and (folder / ANNOTATIONS).exists():
+            journal.rebuild(folder)
+        self._images = self._annotations = self._size = 0
+        self._counts = np.zeros(_UNLABELLED_CATEGORY + 1, int)
+        if path.exists():
+            for entry, end in journal.whole_lines(path):
+                if not (folder / entry["image"]["file_name"]).is_file():
+                    break
+                self._take([a["category_id"] for a in entry["annotations"]], end)
+            os.truncate(path, self._size)
+        self._journal = path.open("ab", buffering=0)
+
+    def __len__(self) -> int:
+        return self._images
 
     def add(self, item: LabelledImage) -> None:
-        """Write one image and keep its annotations."""
-        image_id = len(self._images)
-        name = f"{image_id:05d}.png"
-        imsave(self.folder / name, item.pixels, check_contrast=False)
-        height, width = item.pixels.shape
-        self._images.append(
-            {
-                "id": image_id,
-                "file_name": name,
-                "height": height,
-                "width": width,
-                "material": item.material,
-                "lattice": {
-                    "origin": _rounded(item.lattice.origin_px),
-                    "matrix": _rounded(item.lattice.matrix_px, 6),
-                },
-            }
-        )
-        canonical = item.lattice.to_canonical(item.hexagons_px)
-        boxes = hexagon_boxes(canonical)
-        corners = Hexagons.from_canonical_boxes(boxes, np.ones(len(boxes)), item.lattice)
-        for centre, four in zip(item.hexagons_px, corners.corners_px, strict=True):
-            self._annotate(image_id, HEXAGON_CATEGORY, four, centre=_rounded(centre))
-        for x, m, c in zip(item.chalcogen_px, item.metal_px, item.classes, strict=True):
-            self._annotate(
-                image_id,
-                FIRST_CELL_CATEGORY + int(c),
-                np.stack([x, m]),
-                chalcogen=_rounded(x),
-                metal=_rounded(m),
+        """Write one image and its annotations."""
+        self.add_encoded(encode_image(item))
+
+    def add_encoded(self, item: EncodedImage) -> None:
+        """Write one image that was encoded elsewhere.
+
+        Raises
+        ------
+        PointDefectsError
+            If another program writes to the same folder.
+        """
+        if not self._is_ours():
+            raise PointDefectsError(
+                f"another program writes to {self.folder}: let it finish, or choose another folder"
             )
+        name = f"{self._images:05d}.png"
+        temporary = self.folder / f"{name}.tmp"
+        temporary.write_bytes(item.png)
+        temporary.replace(self.folder / name)
+        line = journal.line(
+            item.image, item.annotations, name, image_id=self._images, first_id=self._annotations
+        )
+        if self._journal.write(line) != len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._take(item.categories, self._size + len(line))
 
-    def _annotate(self, image_id: int, category: int, points: np.ndarray, **extra) -> None:
-        low, high = points.min(axis=0), points.max(axis=0)
-        size = high - low
-        entry = {
-            "id": len(self._annotations),
-            "image_id": image_id,
-            "category_id": category,
-            "bbox": _rounded([low[1], low[0], size[1], size[0]], 2),
-            "area": round(float(size[0] * size[1]), 2),
-            "iscrowd": 0,
-            **extra,
-        }
-        if len(points) == 4:
-            entry["segmentation"] = [_rounded(points[:, ::-1].ravel(), 2)]
-        self._annotations.append(entry)
+    def _is_ours(self) -> bool:
+        return os.fstat(self._journal.fileno()).st_size == self._size
 
-    def close(self) -> None:
-        """Write the annotations of the images added so far."""
-        content = {
-            "info": {"description": "napari-point-defects training set"},
-            "images": self._images,
-            "annotations": self._annotations,
-            "categories": _CATEGORIES,
-        }
-        temporary = self.folder / "annotations.json.tmp"
-        temporary.write_text(json.dumps(content, separators=(",", ":")))
-        temporary.replace(self.folder / "annotations.json")
+    def _take(self, categories: Sequence[int], end: int) -> None:
+        self._images += 1
+        self._annotations += len(categories)
+        self._size = end
+        np.add.at(self._counts, np.asarray(categories, int), 1)
+
+    def class_counts(self) -> np.ndarray:
+        """Return the number of unit cells of each class so far, shape (6,)."""
+        return self._counts[FIRST_CELL_CATEGORY:_UNLABELLED_CATEGORY].copy()
+
+    def close(self, *, whole: bool = True) -> None:
+        """Write the annotations of the images added so far.
+
+        Parameters
+        ----------
+        whole : bool
+            Whether no more images are to come; the journal goes then.
+        """
+        ours = self._is_ours()
+        self._journal.close()
+        if not ours:
+            return  # to the program that has taken it over
+        path = self.folder / journal.FILE
+        temporary = self.folder / f"{ANNOTATIONS}.tmp"
+        with temporary.open("wb") as file:
+            # line by line: a set's annotations may be larger than memory likes
+            file.write(b'{"info":{"description":"napari-point-defects training set"},"images":[')
+            file.writelines(journal.joined(image for image, _ in journal.texts(path)))
+            file.write(b'],"annotations":[')
+            file.writelines(journal.joined(annotations for _, annotations in journal.texts(path)))
+            unjudged = [_NOT_JUDGED] * bool(self._counts[_UNLABELLED_CATEGORY])
+            file.write(b'],"categories":' + journal.compact(CATEGORIES + unjudged) + b"}")
+        temporary.replace(self.folder / ANNOTATIONS)
+        if whole:
+            path.unlink()
 
 
 def _rounded(values, digits: int = 3) -> list:
@@ -162,7 +265,7 @@ class TrainingSet:
     Parameters
     ----------
     folder : Path
-        The folder that holds ``annotations.json``.
+        The folder that holds ``annotations.json``, or the journal of a run that was killed.
 
     Raises
     ------
@@ -172,17 +275,23 @@ class TrainingSet:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        path = folder / "annotations.json"
-        if not path.is_file():
+        path, unfinished = folder / ANNOTATIONS, folder / journal.FILE
+        if not path.is_file() and not unfinished.is_file():
             raise PointDefectsError(
                 f"{folder} holds no training set: make one with `point-defects simulate`"
             )
         try:
-            content = json.loads(path.read_text())
-            self._images = content["images"]
+            if path.is_file():
+                content = json.loads(path.read_text())
+                self._images, annotations = content["images"], content["annotations"]
+            else:  # a run that was killed: what it had written counts
+                path = unfinished
+                entries = [entry for entry, _ in journal.whole_lines(unfinished)]
+                self._images = [entry["image"] for entry in entries]
+                annotations = [a for entry in entries for a in entry["annotations"]]
             self._labels = [_Labels.empty() for _ in self._images]
             index = {image["id"]: i for i, image in enumerate(self._images)}
-            for annotation in content["annotations"]:
+            for annotation in annotations:
                 self._labels[index[annotation["image_id"]]].take(annotation)
         except (KeyError, TypeError, ValueError) as error:
             raise PointDefectsError(f"{path} is not a training set: {error!r}") from error
@@ -215,58 +324,9 @@ class TrainingSet:
         return (self[i] for i in range(len(self)))
 
     def class_counts(self) -> np.ndarray:
-        """Return the number of unit cells of each class, shape (6,)."""
-        classes = [c for labels in self._labels for c in labels.classes]
-        return np.bincount(np.array(classes, int), minlength=6)
-
-
-def read_set_settings(folder: Path) -> dict[str, Any]:
-    """Return what a training set was made with, seed included.
-
-    Raises
-    ------
-    PointDefectsError
-        If there are no such settings.
-    """
-    path = folder / "settings.json"
-    try:
-        values = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise PointDefectsError(
-            f"cannot read settings from {path}: give a folder made by `point-defects simulate`"
-        ) from error
-    if not isinstance(values, dict):
-        raise PointDefectsError(f"{path} holds no settings: it must be a JSON object")
-    return values
-
-
-def count_classes(folder: Path) -> np.ndarray:
-    """Return the number of unit cells of each class of a split, shape (6,), without parsing it.
-
-    A large set's annotations take seconds to parse, in which Python does nothing else; so they
-    are only searched, piece by piece.
-
-    Raises
-    ------
-    PointDefectsError
-        If the folder holds no annotations.
-    """
-    path = folder / "annotations.json"
-    marks = [f'"category_id":{FIRST_CELL_CATEGORY + c},'.encode() for c in DefectClass]
-    counts, tail = np.zeros(len(marks), int), b""
-    try:
-        with path.open("rb") as file:
-            while piece := file.read(_PIECE):
-                piece = tail + piece
-                cut = piece.rfind(b"{") + 1  # a mark across the pieces is counted with the next
-                counts += [piece[:cut].count(mark) for mark in marks]
-                tail = piece[cut:]
-        counts += [tail.count(mark) for mark in marks]
-    except OSError as error:
-        raise PointDefectsError(
-            f"{folder} holds no training set: make one with `point-defects simulate`"
-        ) from error
-    return counts if counts.any() else TrainingSet(folder).class_counts()
+        """Return the number of unit cells of each class, shape (6,); unjudged ones do not count."""
+        classes = np.array([c for labels in self._labels for c in labels.classes], int)
+        return np.bincount(classes[classes != UNLABELLED], minlength=6)
 
 
 @dataclass(slots=True)
@@ -287,4 +347,7 @@ class _Labels:
         else:
             self.chalcogen.append(annotation["chalcogen"])
             self.metal.append(annotation["metal"])
-            self.classes.append(DefectClass(category - FIRST_CELL_CATEGORY))
+            unjudged = category == _UNLABELLED_CATEGORY
+            self.classes.append(
+                UNLABELLED if unjudged else DefectClass(category - FIRST_CELL_CATEGORY)
+            )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -46,16 +45,3 @@ def progress_bar(title: str):
             yield lambda share, text: progress.update(task, completed=share, text=text)
 
     return bar()
-
-
-def read_settings(path: Path | None) -> dict:
-    """Read a settings file; an empty dict where none was given."""
-    if path is None:
-        return {}
-    try:
-        values = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise PointDefectsError(f"cannot read settings from {path}: {error}") from error
-    if not isinstance(values, dict):
-        raise PointDefectsError(f"{path} holds no settings: it must be a JSON object")
-    return values

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from napari_point_defects.cli.common import (
-    OutOption,
-    OverwriteOption,
-    as_user_error,
-    progress_bar,
-    read_settings,
-)
+from napari_point_defects.cli.common import OutOption, OverwriteOption, as_user_error, progress_bar
 from napari_point_defects.errors import PointDefectsError
+
+if TYPE_CHECKING:
+    from napari_point_defects.simulation.presets import TrainingSetSettings
 
 
 def simulate(
-    out: OutOption,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder the results go to")
+    ] = None,
     preset: Annotated[str, typer.Option(help="wide, paper-cnn1 or paper-cnn2")] = "wide",
     settings: Annotated[
-        Path | None, typer.Option(help="JSON file of settings that replace the preset's")
+        Path | None, typer.Option(help="TOML or JSON file of settings that replace the preset's")
     ] = None,
     material: Annotated[
         list[str] | None, typer.Option(help="Formula; give it again for more")
@@ -32,43 +31,84 @@ def simulate(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same bytes")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Finish the set in the folder, with its settings")
+    ] = False,
+    save_settings: Annotated[
+        Path | None,
+        typer.Option(help="Write the settings to a new TOML or JSON file; no set without --out"),
+    ] = None,
 ) -> None:
     """Make a training set: images, COCO JSON, and the settings they were made with."""
-    from pydantic import ValidationError
-
     from napari_point_defects.materials import get_material
-    from napari_point_defects.simulation.presets import PRESETS, TrainingSetSettings
-    from napari_point_defects.simulation.sets import simulate_training_set
+    from napari_point_defects.settings_files import write_settings
+    from napari_point_defects.simulation.presets import check_materials
 
-    if preset not in PRESETS:
-        raise PointDefectsError(f"unknown preset {preset!r}: choose one of {', '.join(PRESETS)}")
-    values = PRESETS[preset].model_dump() | read_settings(settings)
+    if out is None and save_settings is None:
+        raise PointDefectsError("give --out for a set, or --save-settings for its settings alone")
     given = {
         "materials": [get_material(m).formula for m in material] if material else None,
         "train_images": images,
         "validation_images": validation_images,
         "seed": seed,
     }
-    values |= {key: value for key, value in given.items() if value is not None}
+    given = {key: value for key, value in given.items() if value is not None}
+    if resume and settings is None and out is not None:
+        settings = out / "settings.json"
+    chosen = _chosen(preset, settings, given)
+    check_materials(chosen)
+    if save_settings is not None:
+        write_settings(save_settings, chosen)
+        typer.echo(f"settings in {save_settings}")
+    if out is not None:
+        _make(chosen, out, workers, resume)
+
+
+def _chosen(preset: str, path: Path | None, given: dict) -> TrainingSetSettings:
+    from pydantic import ValidationError
+
+    from napari_point_defects.settings_files import read_settings
+    from napari_point_defects.simulation.presets import PRESETS, TrainingSetSettings
+
+    if preset not in PRESETS:
+        raise PointDefectsError(f"unknown preset {preset!r}: choose one of {', '.join(PRESETS)}")
+    values = PRESETS[preset].model_dump() | (read_settings(path) if path else {}) | given
     values.pop("program", None)
     try:
-        chosen = TrainingSetSettings.model_validate(values)
+        return TrainingSetSettings.model_validate(values)
     except ValidationError as error:
         raise as_user_error(error) from error
-    with progress_bar("simulate") as on_progress:
-        simulate_training_set(chosen, out, workers=workers, on_progress=on_progress)
-    total = chosen.train_images + chosen.validation_images
+
+
+def _make(settings: TrainingSetSettings, out: Path, workers: int | None, resume: bool) -> None:
+    from napari_point_defects.materials import DefectClass
+    from napari_point_defects.simulation.sets import find_set, simulate_training_set
+
+    try:
+        with progress_bar("simulate") as on_progress:
+            counts = simulate_training_set(
+                settings, out, workers=workers, resume=resume, on_progress=on_progress
+            )
+    except KeyboardInterrupt:
+        found = find_set(out)
+        done = sum(found.images) if found else 0
+        typer.echo(f"stopped after {done} images in {out}: go on with --resume", err=True)
+        raise typer.Exit(130) from None
+    total = settings.train_images + settings.validation_images
     typer.echo(f"{total} images in {out}")
+    cells = zip(DefectClass, counts.sum(axis=0), strict=True)
+    typer.echo("cells: " + ", ".join(f"{n:,} {c.name}" for c, n in cells))
 
 
 def simulate_image(
-    recipe: Annotated[Path, typer.Argument(help="JSON: scene, noise, microscope and seed")],
+    recipe: Annotated[Path, typer.Argument(help="TOML or JSON: scene, noise, microscope, seed")],
     out: OutOption,
     overwrite: OverwriteOption = False,
 ) -> None:
     """Make one image and the table of its unit cells; the bundled samples are made so."""
     from pydantic import ValidationError
 
+    from napari_point_defects.settings_files import read_settings
     from napari_point_defects.simulation.recipes import Recipe, write_recipe
 
     try:

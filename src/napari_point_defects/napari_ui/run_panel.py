@@ -50,6 +50,8 @@ class RunPanel(QWidget):
         self._task: Task | None = None
         self._on_result: Callable[[Any], None] | None = None
         self._deferred: Callable[[], None] | None = None
+        self.was_cancelled = False
+        """Whether the last run was."""
 
         self.button = QPushButton(text)
         self.button.setToolTip(tooltip)
@@ -87,12 +89,24 @@ class RunPanel(QWidget):
         self.message.setText(text)
         self.message.setVisible(bool(text))
 
+    def rename(self, text: str, tooltip: str) -> None:
+        """Give the button other words for the next run."""
+        self._text, self._tooltip = text, tooltip
+        if self._task is None:
+            self.button.setText(text)
+            self.button.setToolTip(tooltip)
+
     def fail(self, error: Exception) -> None:
         """Report an error; the panel stays ready for the next run."""
         self.say(report_error(error))
 
     def start(
-        self, title: str, function: Callable[..., Any], on_result: Callable[[Any], None]
+        self,
+        title: str,
+        function: Callable[..., Any],
+        on_result: Callable[[Any], None],
+        *,
+        cancel_tip: str = "Stop; layers stay as they are",
     ) -> None:
         """Run ``function(on_progress=…, should_stop=…)`` in the background.
 
@@ -104,7 +118,7 @@ class RunPanel(QWidget):
         self._task, self._on_result = Task(title, function), on_result
         self._running[:] = [self._task]
         self.button.setText("Cancel")
-        self.button.setToolTip("Stop; layers stay as they are")
+        self.button.setToolTip(cancel_tip)
         self.bar.setRange(0, 1000)
         self.bar.show()
         self._show_progress()
@@ -146,6 +160,7 @@ class RunPanel(QWidget):
         self._reset()
         if task is None:
             return
+        self.was_cancelled = task.stopped
         if task.error is not None:
             self.fail(task.error)
         elif task.stopped:

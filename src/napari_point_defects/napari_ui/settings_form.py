@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
-from qtpy.QtCore import Qt
+from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
@@ -19,11 +20,26 @@ from qtpy.QtWidgets import (
     QLineEdit,
     QSpinBox,
     QToolButton,
+    QVBoxLayout,
     QWidget,
 )
 from superqt import QCollapsible
 
 from napari_point_defects.errors import PointDefectsError
+from napari_point_defects.napari_ui.settings_editors import (
+    LARGEST,
+    ChoiceEditor,
+    ChoicesEditor,
+    IntegerEditor,
+    NumberEditor,
+    OptionalEditor,
+    RangeEditor,
+    TickEditor,
+    WeightsEditor,
+)
+
+_UNIT = re.compile(r"\[([^]\s]+)\]")
+"""A unit in a field's description."""
 
 
 class FileField(QWidget):
@@ -69,7 +85,12 @@ class SettingsForm(QWidget):
         Values to choose from, for text fields that do not list their own.
     empty : mapping of str to str, optional
         What an optional field shows while it is None.
+    exact : bool
+        Edit numbers so that those set are kept to the last digit, and the wheel scrolls the form.
     """
+
+    changed = Signal()
+    """An exact editor holds another value."""
 
     def __init__(
         self,
@@ -78,6 +99,7 @@ class SettingsForm(QWidget):
         *,
         choices: Mapping[str, Sequence[str]] | None = None,
         empty: Mapping[str, str] | None = None,
+        exact: bool = False,
     ) -> None:
         super().__init__()
         self.layout_ = QFormLayout(self)
@@ -89,16 +111,33 @@ class SettingsForm(QWidget):
         for name in fields:
             schema = _flat(properties[name])
             options = schema.get("enum") or (choices or {}).get(name)
-            editor = _editor(schema, options, (empty or {}).get(name, "default"))
+            if exact:
+                editor = _exact_editor(schema, options)
+                editor.changed.connect(self.changed)
+            else:
+                editor = _editor(schema, options, (empty or {}).get(name, "default"))
             tooltip = f"<p>{schema.get('description', '')}</p>"  # markup, so that Qt wraps it
             editor.setToolTip(tooltip)
             label = QLabel("" if isinstance(editor, QCheckBox) else schema["title"])
+            label.setBuddy(editor)
             if isinstance(editor, QCheckBox):
                 editor.setText(schema["title"])
             label.setToolTip(tooltip)
             self.layout_.addRow(label, editor)
             self.editors[name] = editor
         self.set_values({name: properties[name].get("default") for name in fields})
+
+    def side_by_side(self) -> None:
+        """Put the editors next to each other under their titles."""
+        row = QHBoxLayout()
+        for editor in self.editors.values():
+            label = self.layout_.labelForField(editor)
+            column = QVBoxLayout()
+            column.setSpacing(1)
+            column.addWidget(label)
+            column.addWidget(editor)
+            row.addLayout(column)
+        self.layout_.addRow(row)
 
     def values(self) -> dict[str, Any]:
         """Return what the editors hold, by field name."""
@@ -114,9 +153,9 @@ class SettingsForm(QWidget):
         self.editors[name].setSpecialValueText(text)
 
 
-def advanced_box(form: SettingsForm) -> QCollapsible:
-    """Fold a form away under the word Advanced."""
-    box = QCollapsible("Advanced", expandedIcon="▾", collapsedIcon="▸")
+def advanced_box(form: QWidget, title: str = "Advanced") -> QCollapsible:
+    """Fold a form away under a title."""
+    box = QCollapsible(title, expandedIcon="▾", collapsedIcon="▸")
     box.layout().setContentsMargins(0, 0, 0, 0)
     box.addWidget(form)
     return box
@@ -180,7 +219,37 @@ def _editor(schema: Mapping[str, Any], options: Sequence[str] | None, empty: str
     return editor
 
 
+def _exact_editor(schema: Mapping[str, Any], options: Sequence[str] | None) -> QWidget:
+    kind, default = schema.get("type"), schema.get("default")
+    if kind == "boolean":
+        return TickEditor()
+    if kind == "string":
+        return ChoiceEditor(options or ())
+    if kind == "integer":
+        return IntegerEditor(schema.get("minimum", 0))
+    unit = _UNIT.search(schema.get("description", ""))
+    unit = unit.group(1) if unit else ""
+    if kind == "number":
+        return NumberEditor(*_bounds(schema), typical=default or 1.0, unit=unit)
+    parts = schema.get("prefixItems")
+    if parts is None:
+        return ChoicesEditor(options or schema["items"]["enum"])
+    low, high = _bounds(parts[0])
+    if len(parts) != 2:
+        return WeightsEditor(options, low, high)
+    typical = min((abs(value) for value in default or () if value), default=1.0)
+    editor = RangeEditor(low, high, typical=typical, unit=unit)
+    return OptionalEditor(editor) if schema.get("nullable") else editor
+
+
+def _bounds(schema: Mapping[str, Any]) -> tuple[float, float]:
+    low = schema.get("minimum", schema.get("exclusiveMinimum", -LARGEST))
+    return low, schema.get("maximum", schema.get("exclusiveMaximum", LARGEST))
+
+
 def _get(editor: QWidget) -> Any:
+    if hasattr(editor, "get"):
+        return editor.get()
     if isinstance(editor, QComboBox):
         return editor.currentText()
     if isinstance(editor, QCheckBox):
@@ -194,6 +263,9 @@ def _get(editor: QWidget) -> Any:
 
 
 def _set(editor: QWidget, value: Any) -> None:
+    if hasattr(editor, "set"):
+        editor.set(value)
+        return
     if isinstance(editor, QComboBox):
         editor.setCurrentText(str(value))
     elif isinstance(editor, QCheckBox):

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import atexit
 import threading
 import warnings
+import weakref
 from collections.abc import Callable
 from typing import Any
 
 from napari.qt.threading import FunctionWorker, create_worker
+from qtpy.QtCore import QThreadPool
 
 from napari_point_defects.errors import Stopped
+
+_PATIENCE_MS = 10_000
+_started: weakref.WeakSet[Task] = weakref.WeakSet()
+
+
+@atexit.register
+def _end_threads() -> None:
+    """Let threads end before Python takes their signals away, which would abort the program."""
+    for task in list(_started):
+        task.stop()
+    if _started:
+        QThreadPool.globalInstance().waitForDone(_PATIENCE_MS)
 
 
 class Task:
@@ -52,6 +67,7 @@ class Task:
         """Start the thread; ``on_finished`` runs in the main thread."""
         self._worker = create_worker(self, _start_thread=False, _ignore_errors=True)
         self._worker.finished.connect(on_finished)
+        _started.add(self)
         self._worker.start()
 
     def stop(self) -> None:

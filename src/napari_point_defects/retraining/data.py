@@ -20,9 +20,8 @@ from napari_point_defects.training_set import (
     UNLABELLED,
     LabelledImage,
     TrainingSet,
-    count_classes,
-    read_set_settings,
 )
+from napari_point_defects.training_set_survey import count_classes, read_set_settings
 
 REPLAY_IMAGES = (60, 20)
 """Simulated images, to train and to validate with, where the user gave labels alone."""

@@ -11,10 +11,11 @@ import json
 import os
 from dataclasses import dataclass
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from napari_point_defects.materials import MATERIALS, Material
 
@@ -29,17 +30,39 @@ class MicroscopeSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    energy_ev: float = Field(80e3, gt=1e3, le=1e6, description="Electron energy [eV]")
-    semiangle_mrad: float = Field(27.0, gt=1, le=100, description="Condenser semi-angle [mrad]")
-    inner_mrad: float = Field(70.0, gt=0, description="Detector inner angle [mrad]")
-    outer_mrad: float = Field(277.9, gt=0, description="Detector outer angle [mrad]")
+    energy_ev: float = Field(
+        80e3, gt=1e3, le=1e6, title="Electron energy", description="Electron energy [eV]"
+    )
+    semiangle_mrad: float = Field(
+        27.0, gt=1, le=100, title="Condenser semi-angle", description="Condenser semi-angle [mrad]"
+    )
+    inner_mrad: float = Field(
+        70.0, gt=0, title="Detector, inner", description="Detector inner angle [mrad]"
+    )
+    outer_mrad: float = Field(
+        277.9, gt=0, title="Detector, outer", description="Detector outer angle [mrad]"
+    )
     thermal_sigma_nm: float = Field(
-        0.0075, ge=0, description="Root-mean-square displacement along one axis [nm]"
+        0.0075,
+        ge=0,
+        title="Thermal displacement",
+        description="Root-mean-square displacement along one axis [nm]",
     )
     phonon_configurations: int = Field(
-        16, ge=1, description="Frozen-phonon configurations; powers of two are spread most evenly"
+        16,
+        ge=1,
+        title="Frozen phonons",
+        description="Frozen-phonon configurations; powers of two are spread most evenly",
     )
-    seed: int = Field(1, ge=0, description="Seed of the frozen phonons")
+    seed: int = Field(1, ge=0, title="Phonon seed", description="Seed of the frozen phonons")
+
+    @model_validator(mode="after")
+    def _detector_has_a_width(self) -> MicroscopeSettings:
+        if self.inner_mrad >= self.outer_mrad:
+            raise ValueError(
+                f"inner_mrad {self.inner_mrad:g} must be below outer_mrad {self.outer_mrad:g}"
+            )
+        return self
 
     def digest(self) -> str:
         """Return a short hash that changes with any setting."""
@@ -184,13 +207,9 @@ def load_columns(
     -------
     ColumnProfiles
     """
-    name = f"{material.formula}_{microscope.digest()}.json"
-    bundled = files("napari_point_defects.simulation") / "column_profiles" / name
-    if MATERIALS.get(material.formula) == material and bundled.is_file():
+    bundled, cached = _places(material, microscope)
+    if bundled is not None:
         return _decode(bundled.read_text())
-    # A user's own material may share a formula with a bundled one.
-    own = hashlib.sha256(repr(material).encode()).hexdigest()[:8]
-    cached = cache_folder() / f"{own}_{name}"
     if cached.is_file():
         return _decode(cached.read_text())
     columns = simulate_columns(material, microscope)
@@ -199,6 +218,23 @@ def load_columns(
     temporary.write_text(encode_columns(columns, microscope))
     temporary.replace(cached)
     return columns
+
+
+def columns_are_known(material: Material, microscope: MicroscopeSettings) -> bool:
+    """Tell whether :func:`load_columns` would answer at once."""
+    bundled, cached = _places(material, microscope)
+    return bundled is not None or cached.is_file()
+
+
+def _places(material: Material, microscope: MicroscopeSettings) -> tuple[Traversable | None, Path]:
+    """Return the bundled file, if there is one, and the place in the cache."""
+    name = f"{material.formula}_{microscope.digest()}.json"
+    bundled = files("napari_point_defects.simulation") / "column_profiles" / name
+    # A user's own material may share a formula with a bundled one.
+    if MATERIALS.get(material.formula) != material or not bundled.is_file():
+        bundled = None
+    own = hashlib.sha256(repr(material).encode()).hexdigest()[:8]
+    return bundled, cache_folder() / f"{own}_{name}"
 
 
 def encode_columns(columns: ColumnProfiles, microscope: MicroscopeSettings) -> str:

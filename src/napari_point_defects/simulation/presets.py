@@ -2,16 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    field_validator,
+    model_validator,
+)
 
 from napari_point_defects.materials import MATERIALS, get_material
+from napari_point_defects.settings_files import NONE, make_settings, read_settings
 from napari_point_defects.simulation.columns import MicroscopeSettings
 from napari_point_defects.simulation.scenes import SceneSettings
 
 Range = tuple[float, float]
+NonNegative = tuple[NonNegativeFloat, NonNegativeFloat]
+Positive = tuple[PositiveFloat, PositiveFloat]
+
+# both ends of a range are bound as the scene that is drawn from it is
+_Slant = Annotated[float, Field(ge=-0.3, le=0.3)]
+_LatticeConstant = Annotated[float, Field(ge=4, le=400)]
+_Tail = Annotated[float, Field(ge=0, le=0.6)]
+_Vacuum = Annotated[float, Field(ge=0, le=0.9)]
+_Weight = NonNegativeFloat
+_Mix = tuple[_Weight, _Weight, _Weight, _Weight, _Weight]
+_Rate = Annotated[float, Field(gt=0, le=0.9)]
+_LARGEST_PX = 16384
+_SMALLEST_PX = 16
 
 _SCENE_RANGES = (
     "angle_deg",
@@ -27,68 +50,166 @@ _SCENE_RANGES = (
     "contamination_length_nm",
     "vacuum_fraction",
 )
-_LOG_RANGES = ("a_px", "defect_rate", "column_counts")
+RANGES = (
+    *_SCENE_RANGES,
+    "a_px",
+    "defect_rate",
+    "column_counts",
+    "contamination",
+    "poisson_lambda",
+    "gaussian_mu",
+)
+"""Fields that are a lowest and a highest value."""
 
 
 class TrainingSetSettings(BaseModel):
     """Ranges a training set's images are drawn from, uniformly unless said otherwise."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    preset: str = Field("wide", description="Name of the preset these settings come from")
-    materials: tuple[str, ...] = Field(("MoTe2",), min_length=1, description="Formulas")
+    preset: str = Field(
+        "wide", title="Preset", description="Name of the preset these settings come from"
+    )
+    materials: tuple[str, ...] = Field(
+        ("MoTe2",),
+        min_length=1,
+        title="Materials",
+        description="Formulas of the 2H monolayers, drawn in equal parts",
+    )
     microscope: MicroscopeSettings = MicroscopeSettings()
-    train_images: int = Field(2800, ge=1, description="Images in the training split")
-    validation_images: int = Field(200, ge=0, description="Images in the validation split")
-    seed: int = Field(0, ge=0, description="Seed: the same seed gives the same bytes")
+    train_images: int = Field(
+        2800, ge=1, title="Training images", description="Images in the training split"
+    )
+    validation_images: int = Field(
+        200, ge=0, title="Validation images", description="Images in the validation split"
+    )
+    seed: int = Field(0, ge=0, title="Seed", description="Seed: the same seed gives the same bytes")
     one_cell: bool = Field(
-        False, description="Each image shows one labelled cell in the middle; classes in turn"
+        False,
+        title="One labelled cell per image",
+        description="Each image shows one labelled cell in the middle; classes in turn",
     )
-    side_a: float = Field(12.0, ge=3, description="Side of an image [a]")
-    a_px: Range = Field((10.0, 60.0), description="Lattice constant [px], log-uniform")
-    angle_deg: Range = Field((-180.0, 180.0), description="Rotation [°]")
-    shear: Range = Field((-0.15, 0.15), description="Sideways slide of rows per row")
-    stretch: Range = Field((-0.15, 0.15), description="Horizontal over vertical scale − 1")
-    drift_a: Range = Field((0.0, 0.3), description="Amplitude of non-linear drift [a]")
-    jitter_a: Range = Field((0.0, 0.04), description="RMS sideways error of a row [a]")
-    source_fwhm_nm: Range = Field((0.05, 0.13), description="Source size, FWHM [nm]")
-    tail_fraction: Range = Field((0.0, 0.3), description="Share of a wide probe tail")
-    tail_fwhm_nm: Range = Field((0.15, 0.4), description="Width of that tail, FWHM [nm]")
-    defocus_nm: Range = Field((-4.0, 4.0), description="Residual defocus [nm]")
-    astigmatism_nm: Range = Field((0.0, 2.0), description="Residual astigmatism [nm]")
+    side_a: float = Field(
+        12.0,
+        ge=3,
+        title="Side of an image",
+        description="Side of an image in lattice constants [a]",
+    )
+    a_px: tuple[_LatticeConstant, _LatticeConstant] = Field(
+        (10.0, 60.0), title="Lattice constant", description="Lattice constant [px], log-uniform"
+    )
+    angle_deg: Range = Field((-180.0, 180.0), title="Rotation", description="Rotation [°]")
+    shear: tuple[_Slant, _Slant] = Field(
+        (-0.15, 0.15), title="Shear", description="Sideways slide of rows per row"
+    )
+    stretch: tuple[_Slant, _Slant] = Field(
+        (-0.15, 0.15), title="Stretch", description="Horizontal over vertical scale − 1"
+    )
+    drift_a: NonNegative = Field(
+        (0.0, 0.3), title="Drift", description="Amplitude of non-linear drift [a]"
+    )
+    jitter_a: NonNegative = Field(
+        (0.0, 0.04), title="Row jitter", description="RMS sideways error of a row [a]"
+    )
+    source_fwhm_nm: NonNegative = Field(
+        (0.05, 0.13), title="Source size", description="Source size, FWHM [nm]"
+    )
+    tail_fraction: tuple[_Tail, _Tail] = Field(
+        (0.0, 0.3), title="Probe tail, share", description="Share of the probe that is a wide tail"
+    )
+    tail_fwhm_nm: NonNegative = Field(
+        (0.15, 0.4), title="Probe tail, width", description="Width of that tail, FWHM [nm]"
+    )
+    defocus_nm: Range = Field((-4.0, 4.0), title="Defocus", description="Residual defocus [nm]")
+    astigmatism_nm: Range = Field(
+        (0.0, 2.0), title="Astigmatism", description="Residual astigmatism [nm]"
+    )
     chalcogen_gain_sigma: float = Field(
-        0.12, ge=0, description="Spread of the X columns' brightness, standard deviation of its log"
+        0.12,
+        ge=0,
+        title="X brightness, spread",
+        description="Spread of the X columns' brightness, standard deviation of its log",
     )
-    contamination: Range = Field((0.0, 0.5), description="Mean, share of the brightest peak")
-    contamination_share: float = Field(0.6, ge=0, le=1, description="Share of images with it")
-    contamination_length_nm: Range = Field((0.4, 4.0), description="Correlation length [nm]")
-    vacuum_share: float = Field(0.25, ge=0, le=1, description="Share of images torn or holed")
-    vacuum_fraction: Range = Field((0.05, 0.4), description="Share of the image that is vacuum")
-    defect_rate: Range = Field((0.02, 0.16), description="Share of defective cells, log-uniform")
-    class_mix: tuple[float, float, float, float, float] = Field(
-        (2.0, 0.9, 0.8, 0.6, 0.6), description="Dirichlet weights of the five defect classes"
+    contamination: NonNegative = Field(
+        (0.0, 0.5),
+        title="Contamination",
+        description="Mean signal of the dirt, share of the brightest column's peak",
     )
-    column_counts: Range | None = Field(
-        (15.0, 20000.0), description="Counts in a whole perfect X₂ column, log-uniform"
+    contamination_share: float = Field(
+        0.6,
+        ge=0,
+        le=1,
+        title="Contaminated",
+        description="Share of images with contamination",
     )
-    poisson_lambda: Range = Field(
-        (5.0, 20.0), description="λ, counts at its maximum; used where column_counts is none"
+    contamination_length_nm: Positive = Field(
+        (0.4, 4.0),
+        title="Dirt, size",
+        description="Correlation length of the contamination [nm]",
     )
-    gaussian_mu: Range = Field((0.0, 25.0), description="μ, standard deviation in grey levels")
-    gaussian_share: float = Field(0.6, ge=0, le=1, description="Share of images with that noise")
+    vacuum_share: float = Field(
+        0.25, ge=0, le=1, title="With vacuum", description="Share of images torn or holed"
+    )
+    vacuum_fraction: tuple[_Vacuum, _Vacuum] = Field(
+        (0.05, 0.4), title="Vacuum", description="Share of such an image that is vacuum"
+    )
+    defect_rate: tuple[_Rate, _Rate] = Field(
+        (0.02, 0.16), title="Defective cells", description="Share of defective cells, log-uniform"
+    )
+    class_mix: _Mix = Field(
+        (2.0, 0.9, 0.8, 0.6, 0.6),
+        title="Class mix",
+        description="Dirichlet weights of the five defect classes; 0 for never",
+    )
+    column_counts: Positive | None = Field(
+        (15.0, 20000.0),
+        title="Dose",
+        description="Counts in a whole perfect X₂ column, log-uniform; none to give λ instead",
+    )
+    poisson_lambda: NonNegative = Field(
+        (5.0, 20.0),
+        title="Poisson λ",
+        description="λ: counts in a pixel at a perfect X₂ column's maximum; used without a dose",
+    )
+    gaussian_mu: NonNegative = Field(
+        (0.0, 25.0),
+        title="Gaussian μ",
+        description="μ: standard deviation of the detector's noise in grey levels of 0–255",
+    )
+    gaussian_share: float = Field(
+        0.6,
+        ge=0,
+        le=1,
+        title="With Gaussian noise",
+        description="Share of images with Gaussian noise",
+    )
     bits: tuple[Literal[8, 16], ...] = Field(
-        (8, 16), min_length=1, description="Bit depths, in equal parts"
+        (8, 16), min_length=1, title="Bits", description="Bit depths, in equal parts"
     )
+
+    @field_validator("column_counts", mode="before")
+    @classmethod
+    def _none_by_name(cls, value: Any) -> Any:
+        # TOML has no null
+        return None if value == NONE else value
 
     @model_validator(mode="after")
     def _ranges_are_possible(self) -> TrainingSetSettings:
-        for name in (*_SCENE_RANGES, *_LOG_RANGES, "contamination", "poisson_lambda"):
+        for name in RANGES:
             limits = getattr(self, name)
             if limits is None:
                 continue
             low, high = limits
-            if low > high or (name in _LOG_RANGES and low <= 0):
-                raise ValueError(f"{name}: {low} to {high} is not a possible range")
+            if low > high:
+                raise ValueError(f"{name}: {low:g} to {high:g} is not a possible range")
+        if not sum(self.class_mix):
+            raise ValueError("class_mix: at least one class needs a weight")
+        smallest, largest = (round(self.side_a * a_px) for a_px in self.a_px)
+        if smallest < _SMALLEST_PX or largest > _LARGEST_PX:
+            raise ValueError(
+                f"side_a and a_px give images of {smallest} to {largest} px: {_SMALLEST_PX} to "
+                f"{_LARGEST_PX} are possible"
+            )
         return self
 
     def draw_scene(self, rng: np.random.Generator) -> SceneSettings:
@@ -162,6 +283,30 @@ PRESETS = {
     ),
 }
 """``wide`` trains the shipped weights; the others are the paper's sets."""
+
+
+def load_settings(path: Path, preset: str | None = None) -> TrainingSetSettings:
+    """Read a set's settings from TOML or JSON; what the file leaves out is the preset's.
+
+    Parameters
+    ----------
+    path : Path
+        A settings file, or the ``settings.json`` of a set.
+    preset : str, optional
+        Default: the one that the file names, or ``wide``.
+
+    Raises
+    ------
+    PointDefectsError
+        With one line that names the file and the setting.
+    """
+    values = read_settings(path)
+    values.pop("program", None)  # which a set records beside them
+    base = PRESETS.get(preset or str(values.get("preset")), PRESETS["wide"])
+    settings = make_settings(TrainingSetSettings, base.model_dump() | values, str(path))
+    # as the program writes them: mote2 and 2H-MoTe2 are MoTe2
+    formulas = tuple(get_material(name).formula for name in settings.materials)
+    return settings.model_copy(update={"materials": formulas})
 
 
 def check_materials(settings: TrainingSetSettings) -> None:
