@@ -156,7 +156,9 @@ def draw_profile(
                 distance,
                 comparison.curves[defect_class],
                 color=CLASS_COLOURS[defect_class],
-                linewidth=2.8 if bold else 1.0,
+                linewidth=3.0 if bold else 1.0,
+                # an M that is missing changes nothing at X: dashes let the other curve through
+                linestyle=(0, (4, 2)) if defect_class.metal_missing and not bold else "-",
                 alpha=1.0 if bold else 0.75,
                 zorder=2.5 if bold else 2,
                 label=f"{label} (RMS {comparison.rms[defect_class]:.3g})",
@@ -165,7 +167,7 @@ def draw_profile(
     if error.any():
         low, high = profile.intensity - error, profile.intensity + error
         axes.fill_between(distance, low, high, color=ink, alpha=0.25, linewidth=0, zorder=3)
-    axes.plot(distance, profile.intensity, color=ink, linewidth=1.4, zorder=4, label="measured")
+    axes.plot(distance, profile.intensity, color=ink, linewidth=1.1, zorder=4, label="measured")
     axes.set_xlim(distance[0], distance[-1])
     axes.set_xlabel(f"distance from {material.chalcogen}₂ towards {material.metal} [nm]", color=ink)
     axes.set_ylabel("intensity [grey levels]", color=ink)

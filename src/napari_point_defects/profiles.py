@@ -26,7 +26,6 @@ SAMPLES = 105
 _TRIM = 0.25  # share left out of a mean over cells on either side: defects are a minority
 _MOST_CELLS = 2000  # an even selection of more settles a mean as well
 _MOST_VALUES = 2_000_000  # bounds the memory of the coordinates
-_INTERPOLATION = 1.5  # linear interpolation hides a third of the variance of a mean of pixels
 _SMOOTH_A = 0.15  # a few pixels across say little of the noise: average it along the line
 _NEIGHBOURS = np.concatenate([LATTICE_VECTORS, [LATTICE_VECTORS[0] - LATTICE_VECTORS[1]]])
 _NEIGHBOURS = np.concatenate([_NEIGHBOURS, -_NEIGHBOURS])
@@ -138,14 +137,14 @@ def bond_profile(
 
     mean = np.empty((len(chalcogen), samples))
     error = np.empty_like(mean)
-    project = _scatter_projection(s)
+    scatter = _scatter(t[0], s, lattice.a_px)
     smooth = max(1, round(_SMOOTH_A / length_a * samples))
     step = max(1, _MOST_VALUES // t.size)
     for start in range(0, len(mean), step):
         k = np.s_[:, start : start + step]
         values = _values(data, *(middle[k] + t * along[k] + s * across[k]))  # (K, S, n)
         mean[k[1]] = values.mean(axis=-1)
-        error[k[1]] = _standard_error(values, project, smooth)
+        error[k[1]] = _standard_error(values, *scatter, smooth)
     shape = (samples,) if one else mean.shape
     return BondProfile(
         sample_positions(length_a, samples),
@@ -269,26 +268,45 @@ def _values(data: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
     return map_coordinates(patch, points, order=1, mode="constant", cval=np.nan, output=np.float64)
 
 
-def _scatter_projection(across: np.ndarray) -> tuple[np.ndarray, int]:
-    """Matrix that takes a parabola across the band away, and the degrees of freedom left.
+def _scatter(along: np.ndarray, across: np.ndarray, a_px: float) -> tuple[np.ndarray, float]:
+    """Return what makes a standard error of the values of one rectangle, at points (n,).
 
-    A column is brighter in its middle; that is not noise.
+    Returns
+    -------
+    projection : ndarray of shape (n, n)
+        Takes a parabola across the band away: a column is brighter in its middle, and that is
+        not noise.
+    factor : float
+        Square of the standard error over the sum of squares of what is left. Values
+        interpolated between the same pixels vary together, so n of them are not n measurements.
     """
-    places = np.unique(across)
-    order = min(3, len(places) if len(across) > len(places) else len(places) - 1)
-    basis, _ = np.linalg.qr(np.vander(across, max(order, 1)))
-    return np.eye(len(across)) - basis @ basis.T, len(across) - max(order, 1)
+    n, places = len(across), len(np.unique(across))
+    order = min(3, places if places < n else n - 1)
+    if order < 1:
+        return np.eye(n), np.nan
+    basis, _ = np.linalg.qr(np.vander(across, order))
+    projection = np.eye(n) - basis @ basis.T
+    together = _overlap(np.subtract.outer(along, along) * a_px) * _overlap(
+        np.subtract.outer(across, across) * a_px
+    )
+    return projection, together.mean() / (projection * together).sum()
+
+
+def _overlap(distance_px: np.ndarray) -> np.ndarray:
+    """Covariance of two linear interpolations of white noise, a distance apart, in its variance.
+
+    The mean over all positions between pixels: the triangle's autocorrelation.
+    """
+    d = np.abs(distance_px)
+    near, far = 2 / 3 - d**2 + d**3 / 2, (2 - d) ** 3 / 6
+    return np.where(d < 1, near, np.where(d < 2, far, 0.0))
 
 
 def _standard_error(
-    values: np.ndarray, projection: tuple[np.ndarray, int], smooth: int
+    values: np.ndarray, projection: np.ndarray, factor: float, smooth: int
 ) -> np.ndarray:
     """Return the standard error of the mean of values (..., S, n) over n, shape (..., S)."""
-    matrix, freedom = projection
-    if freedom < 1:
-        return np.full(values.shape[:-1], np.nan)
-    residual = values @ matrix
-    variance = (residual**2).sum(axis=-1) / freedom * _INTERPOLATION / values.shape[-1]
+    variance = ((values @ projection) ** 2).sum(axis=-1) * factor
     known = np.isfinite(variance)
     total = uniform_filter1d(np.where(known, variance, 0), smooth, axis=-1)
     share = uniform_filter1d(known.astype(float), smooth, axis=-1)

@@ -88,16 +88,19 @@ class CropView(QWidget):
             painter.setPen(QPen(QColor("#ffffff"), 1.0, Qt.PenStyle.DashLine))
             painter.drawPolygon(self._place(band))
             painter.setPen(QColor("#ffffff"))
-            for name, site, side in zip(self._names, (-1, 1), ("left", "right"), strict=True):
-                self._write(painter, name, site * _BOND_VECTOR / 2, side)
+            for name, end in zip(self._names, (-1, 1), strict=True):
+                self._write(painter, name, end)
 
-    def _write(self, painter: QPainter, name: str, site: np.ndarray, side: str) -> None:
-        """Name a column beside it, on a dark ground."""
-        place = self._place(site[None])[0]
+    def _write(self, painter: QPainter, name: str, end: int) -> None:
+        """Mark a column, the X at end −1 or the M at end 1, and name it outside the cell."""
+        (place,) = self._place(end * _BOND_VECTOR[None] / 2)
+        painter.drawEllipse(place, 3.0, 3.0)
         metrics = painter.fontMetrics()
         width, height = metrics.horizontalAdvance(name) + 6, metrics.height()
-        shift = -width - 12 if side == "left" else 12
-        box = QRectF(place.x() + shift, place.y() - height / 2, width, height)
+        (corner,) = self._place(end * np.array([[-CELL_AREA, 1.0]]) / 2)
+        left = corner.x() - width if end < 0 else corner.x()
+        top = corner.y() + 3 if end < 0 else corner.y() - height - 3
+        box = QRectF(left, top, width, height)
         painter.fillRect(box, QColor(0, 0, 0, 150))
         painter.drawText(box, Qt.AlignmentFlag.AlignCenter, name)
 

@@ -123,6 +123,7 @@ class InspectorWidget(Pane):
         self.crop.show_crop(crops.window, colour, cell.material)
         self.channels.show_halves(crops.halves, cell.material)
         self.bars.show_values(cell.material.class_labels, cell.probabilities, cell.label)
+        self._show_width()
         self._show_profile()
 
     def _show_title(self) -> None:
@@ -174,12 +175,15 @@ class InspectorWidget(Pane):
             button.setEnabled(enabled)
 
     def _on_width(self) -> None:
+        self._show_width()
+        self._show_profile()
+
+    def _show_width(self) -> None:
         text = f"{self.width_a:.2f} a"
         if self._cell is not None:
             text += f" = {1000 * self.width_a * self._cell.material.lattice_constant_nm:.0f} pm"
         self.width_text.setText(text)
         self.crop.show_band(self.width_a)
-        self._show_profile()
 
     def _on_theme(self, event: Any = None) -> None:
         self.plot.set_theme(self._viewer.theme)

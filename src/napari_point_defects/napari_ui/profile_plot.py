@@ -61,9 +61,11 @@ class ProfilePlot(FigureCanvasQTAgg):
         self._draw_again()
 
     def _draw_again(self) -> None:
-        self.axes.clear()
-        self.axes.set_axis_off()
+        # the axes stay: making their ticks anew would take most of the time of a click
+        for artist in (*self.axes.lines, *self.axes.collections, *self.axes.texts):
+            artist.remove()
+        self.axes.relim()
+        self.axes.set_visible(self._shown is not None)
         if self._shown is not None:
-            self.axes.set_axis_on()
             draw_profile(self.axes, *self._shown, ink=self._ink)
         self.draw_idle()
