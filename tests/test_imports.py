@@ -29,6 +29,8 @@ ROWS = [
         "lattice_sites",
         "netcasting",
         "outputs",
+        "profile_outputs",
+        "profiles",
         "readers",
         "review",
         "settings_files",

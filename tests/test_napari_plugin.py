@@ -61,6 +61,7 @@ def test_manifest_names(manifest):
     assert widgets == {
         "Detect unit cells",
         "Classify point defects",
+        "Cell inspector",
         "Simulate training set",
         "Train",
     }
