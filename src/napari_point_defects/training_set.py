@@ -34,7 +34,7 @@ FIRST_CELL_CATEGORY = 2
 UNLABELLED = -1
 """Class of a cell that nobody has judged: it helps to know the mean cell, and is not learned."""
 
-_CATEGORIES = [{"id": HEXAGON_CATEGORY, "name": "hexagon", "supercategory": "lattice"}] + [
+CATEGORIES = [{"id": HEXAGON_CATEGORY, "name": "hexagon", "supercategory": "lattice"}] + [
     {"id": FIRST_CELL_CATEGORY + c, "name": c.name, "supercategory": "unit cell"}
     for c in DefectClass
 ]
@@ -142,7 +142,7 @@ class TrainingSetWriter:
             "info": {"description": "napari-point-defects training set"},
             "images": self._images,
             "annotations": self._annotations,
-            "categories": _CATEGORIES,
+            "categories": CATEGORIES,
         }
         temporary = self.folder / "annotations.json.tmp"
         temporary.write_text(json.dumps(content, separators=(",", ":")))

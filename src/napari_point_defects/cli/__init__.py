@@ -1,4 +1,4 @@
-"""The command line: analyze, demo, simulate, train."""
+"""The command line: analyze, demo, simulate, train, labels."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import typer
 
 from napari_point_defects import __version__
 from napari_point_defects.cli.analysis import analyze, demo
+from napari_point_defects.cli.labels import labels_app
 from napari_point_defects.cli.simulation import simulate, simulate_image
 from napari_point_defects.cli.training import train_app
 from napari_point_defects.errors import PointDefectsError
@@ -24,6 +25,7 @@ app.command()(demo)
 app.command()(simulate)
 app.command("simulate-image")(simulate_image)
 app.add_typer(train_app, name="train")
+app.add_typer(labels_app, name="labels")
 
 
 def main() -> None:
