@@ -139,7 +139,7 @@ def test_changes_say_what_is_new_different_and_gone(written):
     assert rows["state"].astype(str).to_dict() == {3: "corrected", 7: "deleted", 1000: "added"}
     assert rows["revision"].to_dict() == {3: 1, 7: 1, 1000: 0}
     assert len(changes.removals) == 0
-    removals = table_changes(written, after, missing="removed").removals
+    removals = table_changes(written, after, deleted_ids=[]).removals
     assert removals["cell_id"].tolist() == [7]
 
 
@@ -166,11 +166,11 @@ def test_the_weights_stay_with_their_prediction(store, entry, written):
 @settings(max_examples=40, deadline=None)
 @given(before=cell_tables, after=cell_tables)
 def test_changes_applied_give_the_table(before, after):
-    changes = table_changes(before, after, missing="removed")
+    changes = table_changes(before, after, deleted_ids=[])
     result = with_written(before, changes.upserts, changes.removals)
     expected = with_tombstones(before, after)
     same(result.sort_values("cell_id"), expected, ["cell_id", *CELLS.content])
-    assert len(table_changes(result, after, missing="removed")) == 0
+    assert len(table_changes(result, after, deleted_ids=[])) == 0
 
 
 def test_class_names_and_codes_are_the_same_table(table):
@@ -304,7 +304,7 @@ def test_any_table_survives_the_store(first, second, hexagons, author):
         hexagon_changes = table_changes(empty(HEXAGONS), hexagons)
         done = store.write(entry.id, cells=first_changes, hexagons=hexagon_changes, author=author)
         mirror = with_written(empty(CELLS), done.cells)
-        changes = table_changes(mirror, second, missing="removed")
+        changes = table_changes(mirror, second, deleted_ids=[])
         done = store.write(entry.id, cells=changes, author=author)
         mirror = with_written(mirror, done.cells, changes.removals)
         stored = store.cells(entry.id)
@@ -340,7 +340,7 @@ def test_a_decision_that_a_run_removes_stays_in_the_history(store, entry, writte
     after = decided(written, [2], 3)
     store.write(entry.id, cells=table_changes(written, after), author="bob")
     table = store.cells(entry.id)
-    changes = table_changes(table, table[table["cell_id"] > 4], missing="removed")
+    changes = table_changes(table, table[table["cell_id"] > 4], deleted_ids=[])
     store.write(entry.id, cells=changes, author="bob")
     assert store.cells(entry.id)["cell_id"].min() == 5
     last = store.history(entry.id, 2).iloc[-1]
@@ -370,7 +370,7 @@ def test_a_stale_edit_is_refused_whole_and_says_whose_the_other_is(store, entry,
         with pytest.raises(Conflict):
             store.write(entry.id, cells=added, author="ada")
         # one took away what the other changes
-        gone = table_changes(written.iloc[[6]], empty(CELLS), missing="removed")
+        gone = table_changes(written.iloc[[6]], empty(CELLS), deleted_ids=[])
         other.write(entry.id, cells=gone, author="bob")
         changes = table_changes(written, decided(written, [6], 2))
         with pytest.raises(Conflict, match="another window"):

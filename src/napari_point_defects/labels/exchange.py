@@ -43,10 +43,7 @@ def export_labels(
     PointDefectsError
         If files are there already and may not be replaced, or cannot be written.
     """
-    if file_format not in FORMATS:
-        raise PointDefectsError(f"unknown format {file_format!r}: use one of {', '.join(FORMATS)}")
-    names = (COCO_FILE,) if file_format == "coco" else FILES
-    paths = [Path(folder) / name for name in names]
+    paths = export_paths(folder, file_format)
     check_outputs(paths, overwrite)
     labels = [
         ImageLabels(entry, store.cells(entry.id), store.hexagons(entry.id))
@@ -59,6 +56,13 @@ def export_labels(
         else:
             write_csv(labels, temporary)
     return paths
+
+
+def export_paths(folder: Path, file_format: str) -> list[Path]:
+    """Return the files that an export to a folder writes."""
+    if file_format not in FORMATS:
+        raise PointDefectsError(f"unknown format {file_format!r}: use one of {', '.join(FORMATS)}")
+    return [Path(folder) / name for name in (FILES if file_format == "csv" else (COCO_FILE,))]
 
 
 def import_labels(store: LabelStore, source: Path, *, overwrite: bool = False) -> Merged:
@@ -75,8 +79,9 @@ def import_labels(store: LabelStore, source: Path, *, overwrite: bool = False) -
     Raises
     ------
     PointDefectsError
-        If the files are not an export of labels, or contradict decisions and may not replace
-        them; nothing is imported then.
+        If the files are not an export of labels; a
+        :class:`~napari_point_defects.labels.merging.Contradiction` if they contradict decisions
+        and may not replace them. Nothing is imported then.
     """
     path, read = check_source(Path(source))
     try:

@@ -33,6 +33,10 @@ SAME_PLACE_A = 0.3
 """Items of two tables closer than this, in units of a, are one."""
 
 
+class Contradiction(PointDefectsError):
+    """Raised where labels differ from decisions in the store and may not replace them."""
+
+
 @dataclass(frozen=True, slots=True)
 class ImageLabels:
     """One image with all its rows, as exported: ids, revisions, authors and times included."""
@@ -71,7 +75,7 @@ def merge(
 
     Raises
     ------
-    PointDefectsError
+    Contradiction
         If rows differ from what was decided in the store and may not be replaced.
     """
     labels = [replace(one, entry=_placed(one.entry, files, store)) for one in labels]
@@ -89,7 +93,7 @@ def merge(
                     a + b for a, b in zip((new, replaced, conflicts), counts, strict=True)
                 )
         if conflicts:
-            raise PointDefectsError(
+            raise Contradiction(
                 f"{conflicts} of these labels differ from what was decided in {store.folder}: "
                 "nothing was imported; import with --overwrite to replace them"
             )

@@ -40,6 +40,9 @@ from napari_point_defects.training_set import UNLABELLED, LabelledImage
 __all__ = ["Conflict", "ImageEntry", "LabelStore", "LastEdit", "Written"]
 
 
+_NOTHING = {kind: empty(kind) for kind in (CELLS, HEXAGONS)}
+
+
 @dataclass(frozen=True, slots=True)
 class Written:
     """What one write has done.
@@ -242,7 +245,7 @@ class LabelStore:
             If somebody else changed one of the rows since it was read.
         """
         time, author = now(), " ".join(author.split())
-        rows = {CELLS: empty(CELLS), HEXAGONS: empty(HEXAGONS)}
+        rows = dict(_NOTHING)
         with schema.user_errors(self.path), schema.transaction(self.connection):
             for kind, changes in ((CELLS, cells), (HEXAGONS, hexagons)):
                 if changes is not None and len(changes):

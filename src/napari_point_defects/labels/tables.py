@@ -10,6 +10,7 @@ stays, so that no later run brings it back.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -142,7 +143,7 @@ class TableChanges:
 
 
 def table_changes(
-    before: pd.DataFrame, after: pd.DataFrame, *, missing: str = "deleted"
+    before: pd.DataFrame, after: pd.DataFrame, *, deleted_ids: Sequence[int] | None = None
 ) -> TableChanges:
     """Find what to write so that the table ``before`` becomes ``after``.
 
@@ -152,9 +153,9 @@ def table_changes(
         What the store holds, deleted items included.
     after : DataFrame
         The items as they stand; ids are unique.
-    missing : str
-        What a row that is only in ``before`` means: ``"deleted"`` by the user, or ``"removed"``
-        because a new run does not find it. Rows deleted earlier stay so.
+    deleted_ids : sequence of int, optional
+        Which rows that are only in ``before`` the user deleted; the others are gone because a
+        new run does not find them. Default: all. Rows deleted earlier stay so.
     """
     kind = kind_of(after)
     before, after = complete(before, kind), complete(after, kind)
@@ -177,12 +178,14 @@ def table_changes(
     gone = np.ones(len(before), bool)
     gone[rows[known]] = False
     gone &= (before["state"] != "deleted").to_numpy()
-    upserts, removals = after[changed], before[gone]
-    if missing == "deleted" and gone.any():
-        tombs = removals.copy()
-        tombs["state"] = _states(pd.Series(["deleted"] * len(tombs)))
+    deleted = gone.copy()
+    if deleted_ids is not None:
+        deleted &= np.isin(before[kind.id].to_numpy(), np.asarray(deleted_ids, int))
+    upserts, removals = after[changed], before[gone & ~deleted]
+    if deleted.any():
+        tombs = before[deleted].copy()
+        tombs["state"] = pd.Categorical(["deleted"] * len(tombs), STATES)
         upserts = pd.concat([upserts, tombs]) if len(upserts) else tombs
-        removals = removals[:0]
     return TableChanges(upserts.reset_index(drop=True), removals.reset_index(drop=True))
 
 
