@@ -248,6 +248,44 @@ def test_decisions_are_applied_to_the_image_opened_and_analysed_again(
     assert viewer.layers["renamed cells"].features.set_index("cell_id").loc[3, "label"] == "V_Mo"
 
 
+def test_edits_of_hexagons_are_done_again_on_the_image_opened_anew(
+    viewer, detect, classified, store, stem_data, core, run, qtbot
+):
+    layer, a_px = viewer.layers["field hexagons"], core.lattice.a_px
+    drawn = np.array(layer.data[5])
+    layer.selected_data = {2, 5}
+    layer.remove_selected()
+    layer.add([drawn + 0.1 * a_px], shape_type="rectangle")
+    qtbot.waitUntil(lambda: (store.hexagons(1)["state"] == "added").sum() == 1)
+    qtbot.waitUntil(lambda: (store.hexagons(1)["state"] == "deleted").sum() == 2)
+    viewer.layers.clear()
+    viewer.add_image(stem_data, name="again", scale=(0.02, 0.02), units=("nm", "nm"))
+    run(detect)
+    layer = viewer.layers["again hexagons"]
+    n = len(core.hexagons)
+    qtbot.waitUntil(lambda: len(layer.data) == n - 1)
+    middles = np.array([np.mean(shape, axis=0) for shape in layer.data])
+    wanted = drawn.mean(axis=0) + 0.1 * a_px
+    assert np.abs(middles - wanted).max(axis=1).min() < 0.05
+    gone = core.hexagons.corners_px[2].mean(axis=0)
+    assert np.linalg.norm(middles - gone, axis=1).min() > 0.5 * a_px
+
+
+def test_boxes_changed_in_two_windows_are_not_overwritten(viewer, classified, store, notes, qtbot):
+    before = store.hexagons(1)
+    changes = table_changes(before, before[before["hexagon_id"] != 4])
+    store.write(1, hexagons=changes, author="bob")
+    layer = viewer.layers["field hexagons"]
+    layer.selected_data = {4, 5}
+    layer.remove_selected()
+    qtbot.waitUntil(lambda: (store.hexagons(1)["state"] == "deleted").sum() == 2)
+    assert any("bob changed 1 hexagon" in note.message for note in notes)
+    assert store.hexagons(1).set_index("hexagon_id").loc[[4, 5], "author"].tolist() == [
+        "bob",
+        label_folder.user_name(),
+    ]
+
+
 def test_an_offer_can_be_declined(viewer, classify, labels, decided, qtbot):
     qtbot.waitUntil(lambda: not classify.resume.isHidden())
     classify.resume.dismiss.click()

@@ -58,12 +58,13 @@ def test_every_command_can_be_imported(manifest):
 def test_manifest_names(manifest):
     assert manifest.name == "napari-point-defects"
     widgets = {widget.display_name for widget in manifest.contributions.widgets}
-    assert widgets == {"Detect unit cells", "Classify point defects"}
+    assert widgets == {"Detect unit cells", "Classify point defects", "Labels"}
     commands = {command.id for command in manifest.contributions.commands}
     menus = manifest.contributions.menus.items()
     assert {name: [item.command for item in items] for name, items in menus} == {
         "napari/layers/segment": ["napari-point-defects.detect"],
         "napari/layers/classify": ["napari-point-defects.classify"],
+        "napari/layers/annotate": ["napari-point-defects.labels"],
     }
     assert {"napari-point-defects.detect", "napari-point-defects.classify"} <= commands
 

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.labels.images import content_hash
 from napari_point_defects.labels.store import ImageEntry, LabelStore
+from napari_point_defects.labels.tables import CORNER_COLUMNS
 from napari_point_defects.materials import get_material
 from napari_point_defects.napari_ui.cell_layers import cells_layer_data
 from napari_point_defects.napari_ui.cell_tables import centres_px
@@ -62,7 +63,14 @@ def open_labels(viewer: ViewerModel, store: LabelStore, entry: ImageEntry) -> Po
         entry.pixel_size_source,
     )
     place = placement(image)
-    link = HexagonsLink(image.unique_id, detection, settings)
+    dead = stored_hexagons[(stored_hexagons["state"] == "deleted").to_numpy()]
+    link = HexagonsLink(
+        image.unique_id,
+        detection,
+        settings,
+        written_ids=features["hexagon_id"].to_numpy(),
+        deleted_px=dead[list(CORNER_COLUMNS)].to_numpy().reshape(-1, 4, 2).mean(axis=1),
+    )
     boxes = Layer.create(*hexagons_layer_data(link, f"{image.name} hexagons", place, features))
     replace_layer(viewer, own_layer(viewer.layers, image.unique_id, HexagonsLink), boxes)
     boxes.visible = False  # they would lie across the cells

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from scipy.spatial import cKDTree
 
 from napari_point_defects.labels.tables import (
     CELLS,
@@ -23,7 +24,11 @@ from napari_point_defects.labels.tables import (
 from napari_point_defects.materials import Material
 from napari_point_defects.napari_ui import cell_tables, hexagon_tables
 from napari_point_defects.napari_ui.cell_tables import centres_px
-from napari_point_defects.napari_ui.corrections import TOLERANCE_A, Corrections, apply_corrections
+from napari_point_defects.napari_ui.corrections import (
+    TOLERANCE_A,
+    Corrections,
+    apply_corrections,
+)
 from napari_point_defects.napari_ui.links import CellsLink
 from napari_point_defects.weights import SHIPPED
 
@@ -76,6 +81,45 @@ def store_hexagons(table: pd.DataFrame, before: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
+def stored_box_edits(
+    table: pd.DataFrame, stored: pd.DataFrame, a_px: float
+) -> tuple[np.ndarray, pd.DataFrame]:
+    """Return what the store's edits of hexagons change in a fresh detection.
+
+    Parameters
+    ----------
+    table : DataFrame
+        The viewer's table of the hexagons just detected.
+    stored : DataFrame
+        Rows of the store.
+    a_px : float
+
+    Returns
+    -------
+    drop_ids : ndarray of int
+        Hexagons that the user had deleted.
+    rows : DataFrame
+        Hexagons that the user had drawn or moved, under the id of the detected one they stand
+        for, or ``NEW_ID``.
+    """
+    found_px = hexagon_tables.corners_px(table).mean(axis=1)
+    middles = stored[list(CORNER_COLUMNS)].to_numpy().reshape(-1, 4, 2).mean(axis=1)
+    ids = table["hexagon_id"].to_numpy(int)
+    dead = (stored["state"] == "deleted").to_numpy()
+    gone = _nearest(found_px, middles[dead], TOLERANCE_A * a_px)
+
+    edited = stored["state"].isin(["added", "corrected", "confirmed"]).to_numpy()
+    features, corners = viewer_hexagons(stored[edited].reset_index(drop=True))
+    rows = hexagon_tables.with_corners(features, corners)
+    match = _nearest(found_px, middles[edited], TOLERANCE_A * a_px)
+    rows["hexagon_id"] = np.where(match >= 0, ids[match], hexagon_tables.NEW_ID)
+    moved = np.full(len(rows), np.inf)
+    known = match >= 0
+    there = hexagon_tables.corners_px(table)[match[known]]
+    moved[known] = np.abs(there - corners[known]).max(axis=(1, 2))
+    return ids[gone[gone >= 0]], rows[moved > hexagon_tables.UNCHANGED_PX].reset_index(drop=True)
+
+
 def with_stored_decisions(
     table: pd.DataFrame, link: CellsLink, stored: pd.DataFrame, material: Material
 ) -> tuple[pd.DataFrame, CellsLink, int]:
@@ -119,6 +163,14 @@ def _holds(table: pd.DataFrame, decided: pd.DataFrame, a_px: float) -> np.ndarra
         & (apart <= TOLERANCE_A * a_px)
     )
     return known
+
+
+def _nearest(targets: np.ndarray, queries: np.ndarray, reach: float) -> np.ndarray:
+    """Return for each query the index of the nearest target within reach, else −1."""
+    if not len(targets) or not len(queries):
+        return np.full(len(queries), -1)
+    distance, index = cKDTree(targets).query(queries)
+    return np.where(distance <= reach, index, -1)
 
 
 def drawn_link(

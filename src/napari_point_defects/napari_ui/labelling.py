@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari.layers import Points
+from napari.layers import Points, Shapes
 from napari.utils.notifications import show_info
 from qtpy.QtCore import QObject, QTimer, Signal
 
@@ -19,10 +19,19 @@ from napari_point_defects.labels.schema import FILE_NAME
 from napari_point_defects.labels.store import ImageEntry, LabelStore, LastEdit
 from napari_point_defects.labels.tables import DECIDED
 from napari_point_defects.napari_ui import label_folder
+from napari_point_defects.napari_ui.box_correction import box_correction
+from napari_point_defects.napari_ui.image_layers import stem_image
 from napari_point_defects.napari_ui.label_resume import open_labels
+from napari_point_defects.napari_ui.label_rows import stored_box_edits
 from napari_point_defects.napari_ui.label_session import LabelSession
 from napari_point_defects.napari_ui.lifetime import listen
-from napari_point_defects.napari_ui.links import CellsLink, image_layer, link_of
+from napari_point_defects.napari_ui.links import (
+    CellsLink,
+    HexagonsLink,
+    image_layer,
+    link_of,
+    own_layer,
+)
 from napari_point_defects.napari_ui.run_panel import report_error
 
 if TYPE_CHECKING:
@@ -67,6 +76,7 @@ class Labelling(QObject):
         self._viewer = weakref.ref(viewer)
         self._sessions: dict[Points, LabelSession] = {}
         self._store: LabelStore | None = None
+        self._seen_hexagons: weakref.WeakSet[Shapes] = weakref.WeakSet()
         self.folder = label_folder.default_folder()
         self.author = label_folder.user_name()
         self.last_saved = self.problem = ""
@@ -151,6 +161,7 @@ class Labelling(QObject):
         viewer = self._viewer()
         if viewer is None:
             return
+        self._redo_box_edits(viewer)
         own = [layer for layer in viewer.layers if self._is_own(viewer, layer)]
         self._drop([layer for layer in self._sessions if layer not in own])
         for layer in own:
@@ -160,6 +171,35 @@ class Labelling(QObject):
             self._poll.start()
         else:
             self._poll.stop()
+
+    def _redo_box_edits(self, viewer: ViewerModel) -> None:
+        """Do again, on hexagons just detected, what the user did to those of an earlier day."""
+        for layer in list(viewer.layers):
+            link = link_of(layer, HexagonsLink)
+            if link is None or layer in self._seen_hexagons or link.layer_id != layer.unique_id:
+                continue
+            self._seen_hexagons.add(layer)
+            source = image_layer(viewer.layers, link.image_id)
+            editor = box_correction(viewer).editor(layer)
+            if (
+                source is None
+                or editor is None
+                or len(link.written_ids)  # drawn with the edits of a layer before it
+                or own_layer(viewer.layers, link.image_id, CellsLink) is not None
+            ):
+                continue
+            try:
+                entry = self.store.find(stem_image(source)) if self.store is not None else None
+                if entry is not None:
+                    stored = self.store.hexagons(entry.id)
+                    drop, rows = stored_box_edits(
+                        editor.table(), stored, link.detection.lattice.a_px
+                    )
+                    if len(drop) or len(rows):
+                        editor.write(drop, rows)
+                        show_info(f"{len(drop) + len(rows)} edits of hexagons were done again")
+            except PointDefectsError as error:
+                self._fail(str(error))
 
     def _is_own(self, viewer: ViewerModel, layer: object) -> bool:
         link = link_of(layer, CellsLink)
