@@ -12,15 +12,31 @@ import pytest
 pytest.importorskip("napari")
 pytest.importorskip("qtpy.QtWidgets", exc_type=ImportError)
 
+from hypothesis import given, settings
+from labels_strategies import tables
 from napari.components import ViewerModel
+from napari_point_defects.napari_ui.hexagon_tables import with_corners
 from qtpy.QtWidgets import QFileDialog, QMessageBox
 
 from napari_point_defects.labels.store import LabelStore
-from napari_point_defects.labels.tables import table_changes
+from napari_point_defects.labels.tables import (
+    CELLS,
+    CORNER_COLUMNS,
+    HEXAGONS,
+    from_named,
+    table_changes,
+)
+from napari_point_defects.materials import get_material
 from napari_point_defects.napari_ui import label_folder
 from napari_point_defects.napari_ui.cell_tables import centres_px
 from napari_point_defects.napari_ui.history import history_of
 from napari_point_defects.napari_ui.label_panel import when
+from napari_point_defects.napari_ui.label_rows import (
+    living,
+    store_hexagons,
+    viewer_cells,
+    viewer_hexagons,
+)
 from napari_point_defects.napari_ui.label_widget import LabelWidget
 from napari_point_defects.napari_ui.labelling import labelling
 from napari_point_defects.napari_ui.links import CellsLink, HexagonsLink, link_of
@@ -165,6 +181,23 @@ def test_cells_that_a_run_no_longer_finds_are_not_deleted(
     ]
     assert cells.loc[3, "label"] == 3
     assert len(store.labelled_images().__next__().classes) == n - 1
+
+
+@settings(max_examples=25, deadline=None)
+@given(cells=tables(CELLS), hexagons=tables(HEXAGONS))
+def test_any_rows_are_the_same_in_the_viewer(cells, hexagons):
+    cells, hexagons = living(cells), living(hexagons)
+    named = viewer_cells(cells, get_material("WSe2"))
+    again = from_named(named, get_material("WSe2"))
+    columns = ["cell_id", *CELLS.content]
+    pd.testing.assert_frame_equal(again[columns], cells[columns])
+    features, corners = viewer_hexagons(hexagons)
+    again = store_hexagons(with_corners(features, corners.astype(np.float32)), hexagons)
+    columns = ["hexagon_id", "state", "score"]
+    pd.testing.assert_frame_equal(again[columns], hexagons[columns])
+    corners = list(CORNER_COLUMNS)
+    small = (hexagons[corners].abs() < 1e4).all(axis=1)  # as large as images are
+    pd.testing.assert_frame_equal(again[corners][small], hexagons[corners][small])
 
 
 # --- another day ----------------------------------------------------------------------------

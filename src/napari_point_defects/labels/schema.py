@@ -13,8 +13,6 @@ from napari_point_defects.errors import PointDefectsError
 FILE_NAME = "labels.sqlite"
 SCHEMA_VERSION = 1
 
-_BUSY_S = 10.0
-
 _TABLES = (
     """CREATE TABLE IF NOT EXISTS meta (
         key TEXT PRIMARY KEY,
@@ -150,7 +148,7 @@ REMOVE = {
 }
 
 
-def open_database(path: Path, *, create: bool) -> sqlite3.Connection:
+def open_database(path: Path, *, create: bool, wait_s: float) -> sqlite3.Connection:
     """Open a label database, and make its tables where it is new.
 
     Every commit is on the disk when it returns (WAL, ``synchronous=FULL``).
@@ -168,22 +166,22 @@ def open_database(path: Path, *, create: bool) -> sqlite3.Connection:
         )
     with user_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        connection = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None)
+        connection = sqlite3.connect(path, timeout=wait_s, isolation_level=None)
         try:
-            _prepare(connection, path)
+            _prepare(connection, path, wait_s)
         except BaseException:
             connection.close()
             raise
     return connection
 
 
-def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+def _prepare(connection: sqlite3.Connection, path: Path, wait_s: float) -> None:
     tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
     if tables and "meta" not in tables:
         raise PointDefectsError(f"{path} is another program's database: choose another folder")
     if tables:
         _check_version(connection, path)
-    _write_ahead(connection)
+    _write_ahead(connection, wait_s)
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")
     if not tables:
@@ -207,9 +205,9 @@ def _check_version(connection: sqlite3.Connection, path: Path) -> None:
         )
 
 
-def _write_ahead(connection: sqlite3.Connection) -> None:
+def _write_ahead(connection: sqlite3.Connection, wait_s: float) -> None:
     """Switch to a write-ahead log; SQLite does not wait by itself while another one does so."""
-    end = time.monotonic() + _BUSY_S
+    end = time.monotonic() + wait_s
     while True:
         try:
             connection.execute("PRAGMA journal_mode = WAL")

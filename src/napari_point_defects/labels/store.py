@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -61,8 +61,7 @@ class Written:
     hexagons: pd.DataFrame
 
 
-@dataclass(frozen=True, slots=True)
-class LastEdit:
+class LastEdit(NamedTuple):
     """Where the user left off.
 
     Attributes
@@ -91,6 +90,8 @@ class LabelStore:
     folder : Path
     create : bool
         Make the folder and its file where they are not there.
+    wait_s : float
+        How long to wait, in seconds, for another program that is just writing.
 
     Raises
     ------
@@ -100,10 +101,10 @@ class LabelStore:
         the file busy.
     """
 
-    def __init__(self, folder: Path, *, create: bool = True) -> None:
+    def __init__(self, folder: Path, *, create: bool = True, wait_s: float = 10.0) -> None:
         self.folder = Path(folder)
         self.path = self.folder / schema.FILE_NAME
-        self.connection = schema.open_database(self.path, create=create)
+        self.connection = schema.open_database(self.path, create=create, wait_s=wait_s)
         self._version = self._data_version()
 
     def __enter__(self) -> LabelStore:

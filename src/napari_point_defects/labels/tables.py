@@ -28,6 +28,7 @@ PROBABILITY_COLUMNS = tuple(f"p_{c.name}" for c in DefectClass)
 CORNER_COLUMNS = tuple(f"corner{i}_{axis}" for i in range(4) for axis in "yx")
 """Corners of a hexagon's canonical box in the order of ``Hexagons.corners_px``."""
 
+_STATE_TYPE = pd.CategoricalDtype(STATES)
 _TRAIL = ("weights", "author", "time", "revision")
 
 
@@ -87,6 +88,8 @@ def complete(table: pd.DataFrame, kind: Kind) -> pd.DataFrame:
 
     Missing columns are filled with "unknown": NaN, ``UNLABELLED``, an empty string, revision 0.
     """
+    if _is_complete(table, kind):
+        return table.reset_index(drop=True)
     columns = {}
     for name in kind.columns:
         if name == "state":
@@ -100,6 +103,17 @@ def complete(table: pd.DataFrame, kind: Kind) -> pd.DataFrame:
         # pandas 3 would turn text into a type that pandas 2 does not have
         columns[name] = pd.Series(values, dtype=object) if unknown == "" else values
     return pd.DataFrame(columns)
+
+
+def _is_complete(table: pd.DataFrame, kind: Kind) -> bool:
+    if tuple(table.columns) != kind.columns:
+        return False
+    kinds = {kind.id: "i", "state": "O", **dict.fromkeys(_TRAIL, "O"), "revision": "i"}
+    kinds |= dict.fromkeys(kind.floats, "f")
+    kinds |= dict.fromkeys((*kind.codes, *kind.integers), "i")
+    return table["state"].dtype == _STATE_TYPE and all(
+        dtype.kind == kinds[name] for name, dtype in zip(table.columns, table.dtypes, strict=True)
+    )
 
 
 def _unknown(name: str, kind: Kind) -> float | int | str:

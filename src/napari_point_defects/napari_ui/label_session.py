@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -50,7 +51,7 @@ from napari_point_defects.napari_ui.links import (
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
-    from napari.layers import Points, Shapes
+    from napari.layers import Layer, Points, Shapes
 
 _TRIES = 3
 _NO_HEXAGONS = TableChanges(empty(HEXAGONS), empty(HEXAGONS))
@@ -89,7 +90,9 @@ class LabelSession(QObject):
     ) -> None:
         super().__init__(parent)
         self.layer = layer
-        self._store, self._viewer, self._author = store, viewer, author
+        self._store, self._author = store, author
+        # held, it would keep a closed viewer and its images alive
+        self._viewer_reference = weakref.ref(viewer)
         self._editor: CellEditor | None = None
         self._hexagon_editor: HexagonEditor | None = None
         self._hexagons_layer: Shapes | None = None
@@ -109,7 +112,7 @@ class LabelSession(QObject):
         PointDefectsError
             If the store cannot be read or written.
         """
-        source = image_layer(self._viewer.layers, self.link.image_id)
+        source = image_layer(self._layers, self.link.image_id)
         image, detection = stem_image(source), self.link.detection
         known = self._store.find(image)
         if known is not None:
@@ -133,6 +136,12 @@ class LabelSession(QObject):
         self.attach()
 
     @property
+    def _layers(self) -> Sequence[Layer]:
+        """The viewer's layers; none once it is gone."""
+        viewer = self._viewer_reference()
+        return () if viewer is None else viewer.layers
+
+    @property
     def link(self) -> CellsLink:
         """Where the layer came from."""
         return link_of(self.layer, CellsLink)
@@ -154,8 +163,9 @@ class LabelSession(QObject):
             self._editor = editor
             if editor is not None:
                 editor.changed.connect(self._on_cells)
-        layer = own_layer(self._viewer.layers, self.link.image_id, HexagonsLink)
-        editor = box_correction(self._viewer).editor(layer) if layer is not None else None
+        layer = own_layer(self._layers, self.link.image_id, HexagonsLink)
+        viewer = self._viewer_reference()
+        editor = box_correction(viewer).editor(layer) if layer is not None else None
         if editor is not self._hexagon_editor:
             self._hexagon_editor, self._hexagons_changed = editor, True
             if editor is not None:
@@ -285,7 +295,7 @@ class LabelSession(QObject):
         self.told.emit(f"{_who(rows)} changed {_count(len(rows) + len(gone), 'cell')}")
 
     def _hexagon_changes(self) -> TableChanges:
-        layer = own_layer(self._viewer.layers, self.link.image_id, HexagonsLink)
+        layer = own_layer(self._layers, self.link.image_id, HexagonsLink)
         if layer is None or not self._hexagons_changed:
             return _NO_HEXAGONS
         table = hexagon_table(layer)

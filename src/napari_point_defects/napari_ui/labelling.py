@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 
 POLL_MS = 500
 
+_WAIT_S = 2.0
+"""The window stands still while another program writes; what fails then is tried again."""
+
 _labellings: weakref.WeakKeyDictionary[ViewerModel, Labelling] = weakref.WeakKeyDictionary()
 
 
@@ -91,7 +94,7 @@ class Labelling(QObject):
     def store(self) -> LabelStore | None:
         """The store, or None where the folder holds none yet."""
         if self._store is None and (self.folder / FILE_NAME).is_file():
-            self._store = LabelStore(self.folder)
+            self._store = LabelStore(self.folder, wait_s=_WAIT_S)
         return self._store
 
     def use(self, folder: Path) -> None:
@@ -214,7 +217,7 @@ class Labelling(QObject):
         session = None
         try:
             if self._store is None:
-                self._store = LabelStore(self.folder)
+                self._store = LabelStore(self.folder, wait_s=_WAIT_S)
             session = LabelSession(self._store, viewer, layer, lambda: self.author, self)
             session.told.connect(show_info)
             session.saved.connect(self._on_saved)
