@@ -128,6 +128,16 @@ def core(monkeypatch, lattice, hexagons, cells):
     core.go.set()
 
 
+@pytest.fixture(autouse=True)
+def data_folder(monkeypatch, tmp_path):
+    """Labels of a test never go to the user's own folder."""
+    from napari_point_defects.napari_ui import label_folder
+
+    folder = tmp_path / "user data"
+    monkeypatch.setattr(label_folder, "data_folder", lambda: folder)
+    return folder
+
+
 @pytest.fixture
 def viewer(stem_data):
     """napari's viewer without its window, holding the image: enough for what a widget does."""

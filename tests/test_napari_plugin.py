@@ -62,6 +62,7 @@ def test_manifest_names(manifest):
         "Detect unit cells",
         "Classify point defects",
         "Cell inspector",
+        "Labels",
         "Simulate training set",
         "Train",
     }
@@ -73,6 +74,7 @@ def test_manifest_names(manifest):
             "napari-point-defects.classify",
             "napari-point-defects.simulate",
         ],
+        "napari/layers/annotate": ["napari-point-defects.labels"],
     }
     assert {"napari-point-defects.detect", "napari-point-defects.classify"} <= commands
 

@@ -1,4 +1,4 @@
-"""The command line: analyze, demo, simulate, train, evaluate."""
+"""The command line: analyze, demo, simulate, train, evaluate, labels."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 from napari_point_defects import __version__
 from napari_point_defects.cli.analysis import analyze, demo
 from napari_point_defects.cli.evaluation import evaluate
+from napari_point_defects.cli.labels import labels_app
 from napari_point_defects.cli.simulation import simulate, simulate_image
 from napari_point_defects.cli.training import train_app
 from napari_point_defects.errors import PointDefectsError
@@ -26,6 +27,7 @@ app.command()(simulate)
 app.command("simulate-image")(simulate_image)
 app.add_typer(train_app, name="train")
 app.command()(evaluate)
+app.add_typer(labels_app, name="labels")
 
 
 def main() -> None:

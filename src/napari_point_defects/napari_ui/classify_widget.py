@@ -29,6 +29,8 @@ from napari_point_defects.napari_ui.export import ask_folder, writer
 from napari_point_defects.napari_ui.hexagon_layers import current_hexagons
 from napari_point_defects.napari_ui.history import forget
 from napari_point_defects.napari_ui.image_layers import placement, stem_image
+from napari_point_defects.napari_ui.label_panel import ResumeBar
+from napari_point_defects.napari_ui.labelling import labelling
 from napari_point_defects.napari_ui.layer_cells import layer_corrections
 from napari_point_defects.napari_ui.layer_chooser import LayerChooser
 from napari_point_defects.napari_ui.lifetime import listen
@@ -71,6 +73,7 @@ class ClassifyWidget(Pane):
     def __init__(self, napari_viewer: napari.Viewer) -> None:
         super().__init__()
         self._viewer = viewer = napari_viewer
+        self.resume = ResumeBar(labelling(viewer))
         self.hexagons = LayerChooser(viewer, _has_hexagons, "detect unit cells first")
         self.form = SettingsForm(
             pipeline.AnalysisSettings, FIELDS, empty={"classifier_weights": "shipped"}
@@ -273,7 +276,15 @@ class ClassifyWidget(Pane):
     def _lay_out(self) -> None:
         label = QLabel("Hexagons")
         label.setToolTip("The Shapes layer to cut unit cells from; edited shapes count as they are")
-        self.stack(label, self.hexagons, advanced_box(self.form), self.areas, self.run, self.census)
+        self.stack(
+            self.resume,
+            label,
+            self.hexagons,
+            advanced_box(self.form),
+            self.areas,
+            self.run,
+            self.census,
+        )
 
 
 def _has_hexagons(layer: Layer) -> bool:
