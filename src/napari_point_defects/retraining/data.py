@@ -14,7 +14,7 @@ from torch.utils.data import ConcatDataset
 
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.fitting import read_splits
-from napari_point_defects.materials import LATTICE_VECTORS, DefectClass
+from napari_point_defects.materials import LATTICE_VECTORS, MATERIALS, DefectClass
 from napari_point_defects.retraining.settings import RetrainSettings
 from napari_point_defects.training_set import (
     UNLABELLED,
@@ -23,7 +23,7 @@ from napari_point_defects.training_set import (
 )
 from napari_point_defects.training_set_survey import count_classes, read_set_settings
 
-REPLAY_IMAGES = (60, 20)
+REPLAY_IMAGES = (150, 24)
 """Simulated images, to train and to validate with, where the user gave labels alone."""
 
 _WHOLE_IMAGES_FROM = 5
@@ -134,7 +134,7 @@ def add_replay(
         train, validation = REPLAY_IMAGES
         chosen = PRESETS["wide"].model_copy(
             update={
-                "materials": tuple(sorted({item.material for item in data.labelled})),
+                "materials": tuple(MATERIALS),
                 "train_images": train,
                 "validation_images": validation,
                 "seed": settings.seed,
