@@ -39,6 +39,5 @@ def apply_cells(layer: Points, drop_ids: Sequence[int], rows: pd.DataFrame) -> N
             if isinstance(values.dtype, pd.CategoricalDtype):
                 values = values.astype(str)
             features.loc[features.index[n:], column] = values.to_numpy()
-    if len(selected):
-        kept = np.isin(layer.features["cell_id"].to_numpy(int), selected)
-        layer.selected_data = set(np.flatnonzero(kept).tolist())
+    kept = np.isin(layer.features["cell_id"].to_numpy(int), selected)
+    layer.selected_data = set(np.flatnonzero(kept).tolist())  # napari selects what is added
