@@ -234,6 +234,7 @@ def test_a_box_moved_with_the_mouse(boxes, points, hand, settle, oracle, classif
     moved = middle_of(boxes, number) - start
     np.testing.assert_allclose(moved, [4, 5], atol=1.5)
     assert oracle.asked == [2]
+    assert not points.selected_data
     assert classify.run.message.text() == "2 cells classified again"
     assert_layers_agree(boxes, points)
     changed = rows(points)
@@ -332,7 +333,7 @@ def test_a_box_pushed_out_goes_back(boxes, points, hand, settle, viewer, oracle,
     settle()
     np.testing.assert_allclose(middle_of(boxes, number), start, atol=0.01)
     assert len(boxes.data) == n
-    assert [note.message.split(".")[0] for note in notes] == ["1 box put back: outside the image"]
+    assert [note.message.split(" (")[0] for note in notes] == ["1 box put back: outside the image"]
     assert_same_rows(points, before)
     assert not oracle.asked
     assert history_of(viewer, viewer.layers["field"].unique_id).count() == 0

@@ -121,6 +121,18 @@ def test_a_layer_without_our_columns_gets_them(layer, history):
     editor.detach()
 
 
+def test_every_box_can_be_taken_with_the_mouse(lattice, hexagons):
+    """Whatever the order of the detection; the boxes cover each other."""
+    order = np.random.default_rng(0).permutation(len(hexagons))
+    mixed = Hexagons(hexagons.corners_px[order], hexagons.scores[order])
+    detection = Detection(lattice, mixed, (0.01, 0.01), "lattice")
+    link = HexagonsLink("image", detection, AnalysisSettings())
+    layer = Layer.create(*hexagons_layer_data(link, "hexagons", {}))
+    for i, shape in enumerate(mixed.corners_px):
+        place = shape.mean(axis=0) + lattice.matrix_px @ [-0.3, -0.15]
+        assert layer.get_value(place)[0] == i
+
+
 # What a shape stands for
 
 

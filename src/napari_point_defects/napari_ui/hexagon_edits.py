@@ -156,8 +156,8 @@ def judge(
         tuple(
             _refusal(int((mask & old).sum()), int((mask & new).sum()), why)
             for mask, why in (
-                (outside, "outside the image. A hexagon's six columns must lie in it"),
-                (shapeless, "not a box. Draw hexagons with the rectangle tool"),
+                (outside, "outside the image (a hexagon's six columns must lie in it)"),
+                (shapeless, "not a box (draw hexagons with the rectangle tool)"),
             )
             if mask.any()
         ),

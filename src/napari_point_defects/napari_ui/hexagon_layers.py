@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from napari_point_defects.materials import LATTICE_VECTORS
 from napari_point_defects.napari_ui.hexagon_tables import (
     DRAWN_SCORE,
     UNCHANGED_PX,
@@ -37,6 +38,19 @@ def edge_colours(states: Sequence[str]) -> list[str]:
     return [EDGE_COLOUR if state == "predicted" else EDITED_COLOUR for state in states]
 
 
+def stacking(hexagons: Hexagons, lattice: Lattice) -> list[int]:
+    """Return the order, from the back to the front, in which to lay hexagons on each other.
+
+    Everywhere some boxes overlap, and the mouse takes the one in front. Laid like tiles, from the
+    top row to the bottom one and from left to right, each can be taken at its upper left.
+    """
+    boxes = hexagons.canonical_boxes(lattice)
+    y, x = ((boxes[:, :2] + boxes[:, 2:]) / 2).T
+    rank = np.empty(len(boxes), int)
+    rank[np.lexsort((x, np.rint(y / LATTICE_VECTORS[1, 0])))] = np.arange(len(boxes))
+    return rank.tolist()
+
+
 def hexagons_layer_data(
     link: HexagonsLink, name: str, place: dict[str, Any], features: pd.DataFrame | None = None
 ) -> LayerDataTuple:
@@ -56,6 +70,7 @@ def hexagons_layer_data(
         "edge_width": EDGE_WIDTH * link.detection.lattice.a_px,
         "edge_color": edge_colours(features["state"]) if len(features) else EDGE_COLOUR,
         "face_color": "transparent",
+        "z_index": stacking(hexagons, link.detection.lattice),
         "opacity": 0.8,
         "metadata": {KEY: link},
         **place,
