@@ -119,6 +119,15 @@ def test_resume_keeps_the_metrics_of_the_first_part(tmp_path):
     assert scores_in(tmp_path) == pytest.approx(scores)
 
 
+def test_an_epoch_done_again_after_a_kill_is_recorded_once(tmp_path):
+    scores = [0.1, 0.6, 0.4]
+    run(tmp_path, Line(scores), epochs=2)
+    with (tmp_path / "metrics.csv").open("a") as file:  # killed before the checkpoint
+        file.write("3,0.5,0.9\n")
+    run(tmp_path, Line(scores), epochs=3, resume=True)
+    assert scores_in(tmp_path) == pytest.approx(scores)
+
+
 def test_patience_is_resumed(tmp_path):
     scores = [0.9, 0.5, 0.4, 0.3, 0.2, 0.1]
     run(tmp_path, Line(scores), epochs=2, patience=3)

@@ -50,17 +50,25 @@ class _Reporter(Callback):
             **dict(sorted(figures.items())),
         }
         self.losses = []
-        new = not self.path.exists()
-        with self.path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, row)
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
+        self._write(row)
         self.on_epoch(row)
         self.on_progress(
             (trainer.current_epoch + 1) / trainer.max_epochs,
             ", ".join(f"{name} {value:.4g}" for name, value in row.items()),
         )
+
+    def _write(self, row: dict[str, float]) -> None:
+        """Add a row; a run killed between row and checkpoint does its last epoch again."""
+        rows = []
+        if self.path.exists():
+            with self.path.open(newline="") as file:
+                rows = [r for r in csv.DictReader(file) if float(r["epoch"]) < row["epoch"]]
+        temporary = self.path.with_suffix(".tmp")
+        with temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, row, extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows([*rows, row])
+        temporary.replace(self.path)
 
 
 def fit(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
 from qtpy.QtCore import QSize, QTimer
 from qtpy.QtWidgets import QSizePolicy, QVBoxLayout, QWidget
 
@@ -36,8 +36,8 @@ class Live:
         self.steps.append((epochs, loss))
 
     def on_epoch(self, row: Mapping[str, float]) -> None:
-        """Add an epoch."""
-        self.epochs.append(row)
+        """Add an epoch, or put it in place of the same one before a restart."""
+        self.epochs = [old for old in self.epochs if old["epoch"] < row["epoch"]] + [row]
 
 
 class Curves(QWidget):
@@ -70,6 +70,8 @@ class Curves(QWidget):
         self.score.set_xlabel("epoch", labelpad=1)
         self.score.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         self.score.yaxis.set_major_locator(MaxNLocator(3))
+        self.loss.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=4))
+        self.loss.yaxis.set_major_formatter("{x:g}")
         self.loss.minorticks_off()
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from napari_point_defects.retraining.folder import Retrained
 
 _BETTER, _WORSE = "#5fd38d", "#ff7b72"
+_RIGHT_CELL, _WRONG_CELL = np.array([43, 108, 255]) / 255, np.array([214, 84, 0]) / 255
 _SOURCES = {
     "labels": "held-out labels",
     "simulated": "held-out simulated images",
@@ -37,7 +38,7 @@ class ScoresView(QWidget):
             "<p>The images that the scores are measured on: none was learned.</p>"
         )
         self.table = QLabel()
-        self.figure = Figure(figsize=(4, 2.1), layout="constrained")
+        self.figure = Figure(figsize=(4, 2.1))
         self.canvas = FigureCanvasQTAgg(self.figure)
         self.canvas.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.canvas.setFixedHeight(190)
@@ -89,6 +90,7 @@ class ScoresView(QWidget):
     def _draw_matrices(self, before: ClassScores, after: ClassScores) -> None:
         text, background = self._colours
         self.figure.clear()
+        self.figure.subplots_adjust(left=0.1, right=0.99, top=0.83, bottom=0.09, wspace=0.25)
         self.figure.set_facecolor(background)
         for axes, scores, title in zip(
             self.figure.subplots(1, 2), (before, after), ("before", "after"), strict=True
@@ -103,11 +105,12 @@ def _draw_matrix(axes, scores: ClassScores, title: str, text: str, background: s
     n = len(confusion)
     axes.set_facecolor(background)
     shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
-    axes.imshow(np.where(confusion > 0, 0.15 + 0.85 * shares, np.nan), "Blues", vmin=-0.2, vmax=1.6)
+    colours = np.where(np.eye(n, dtype=bool)[..., None], _RIGHT_CELL, _WRONG_CELL)
+    alpha = np.where(confusion > 0, 0.45 + 0.55 * shares, 0.0)
+    axes.imshow(np.concatenate([colours, alpha[..., None]], axis=-1))
     for row in range(n):
         for column in range(n):
             if count := confusion[row, column]:
-                wrong = row != column
                 axes.text(
                     column,
                     row,
@@ -115,8 +118,7 @@ def _draw_matrix(axes, scores: ClassScores, title: str, text: str, background: s
                     ha="center",
                     va="center",
                     fontsize=6.5,
-                    color="#a00000" if wrong else "black",
-                    weight="bold" if wrong else "normal",
+                    color=text,
                 )
     places = np.arange(n)
     colours = list(CLASS_COLOURS.values())
@@ -135,7 +137,7 @@ def classifier_headline(before: ClassScores, after: ClassScores, start: str) -> 
     wrong = [round(s.n_cells * (1 - s.accuracy)) if s.n_cells else 0 for s in (before, after)]
     return (
         f"<b>{_arrow(before.accuracy, after.accuracy, 100, 2)} % of {after.n_cells:,} cells "
-        f"right</b>: {wrong[0]:,} → {wrong[1]:,} wrong, mean F1 "
+        f"right</b>: {wrong[0]:,} → {wrong[1]:,} wrong<br>mean F1 "
         f"{_arrow(before.mean_f1, after.mean_f1)}<br><small>before: {start}</small>"
     )
 

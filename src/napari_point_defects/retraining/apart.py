@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,7 +25,7 @@ from napari_point_defects.retraining.folder import Retrained, load_run
 from napari_point_defects.retraining.settings import RetrainSettings
 
 _POLL_S = 0.1
-_PATIENCE_S = 20.0
+_PATIENCE_S = 2.0  # napari waits for five at its end
 _NICENESS = 5
 
 
@@ -56,7 +58,7 @@ def retrain_apart(
                 stopping_since = time.monotonic()
                 process.stdin.close()
             elif stopping_since is not None and time.monotonic() - stopping_since > _PATIENCE_S:
-                process.terminate()  # no harm: checkpoints are whole or not there
+                _end(process)
             if message is None:
                 continue
             name, values = message
@@ -127,16 +129,24 @@ def _child(log: IO[str]) -> subprocess.Popen:
         stderr=log,
         text=True,
         encoding="utf-8",
+        start_new_session=True,
         env={**os.environ, "PYTHONIOENCODING": "utf-8"},
     )
 
 
+def _end(process: subprocess.Popen) -> None:
+    """End the child and its own children; no harm, for a checkpoint is whole or not there."""
+    if hasattr(os, "killpg"):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    else:
+        process.kill()
+
+
 def _send(process: subprocess.Popen, orders: dict[str, Any]) -> None:
-    try:
+    with suppress(OSError):  # it is gone already: what it wrote to its log tells why
         process.stdin.write(json.dumps(orders) + "\n")
         process.stdin.flush()
-    except OSError:
-        pass  # it is gone already: what it wrote to its log tells why
 
 
 def _messages(process: subprocess.Popen) -> Iterator[tuple[str, list] | None]:

@@ -18,7 +18,7 @@ from napari_point_defects.weights import Weights, load_weights, save_weights
 Scores = ClassScores | BoxScores
 
 _RUN = "run.json"
-_FILES = (_RUN, "last.ckpt", "best.ckpt", "metrics.csv")
+_FILES = (_RUN, "last.ckpt", "best.ckpt", "metrics.csv", "metrics.tmp")
 _FOLDERS = ("replay", "replay.part")
 _SCORES = {"classifier": ClassScores, "detector": BoxScores}
 
