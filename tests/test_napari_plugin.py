@@ -58,7 +58,7 @@ def test_every_command_can_be_imported(manifest):
 def test_manifest_names(manifest):
     assert manifest.name == "napari-point-defects"
     widgets = {widget.display_name for widget in manifest.contributions.widgets}
-    assert widgets == {"Detect unit cells", "Classify point defects"}
+    assert widgets == {"Detect unit cells", "Classify point defects", "Cell inspector"}
     commands = {command.id for command in manifest.contributions.commands}
     menus = manifest.contributions.menus.items()
     assert {name: [item.command for item in items] for name, items in menus} == {
