@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -160,8 +161,6 @@ def cut_crops(data: Any, cell: InspectedCell) -> Crops:
 
 
 def _halves(patch, lattice, here, settings) -> np.ndarray | None:
-    import warnings
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a crop without a pixel is nothing
         (halves,) = bond_inputs(

@@ -68,9 +68,9 @@ class InspectorWidget(Pane):
             label.setWordWrap(True)
         self.crop, self.channels, self.bars = CropView(), ChannelsView(), ProbabilityBars()
         self.plot = ProfilePlot(viewer.theme)
-        self.width = QSlider(Qt.Orientation.Horizontal)
-        self.width.setRange(*(round(100 * w) for w in WIDTHS_A))
-        self.width.setValue(round(100 * WIDTH_A))
+        self.slider = QSlider(Qt.Orientation.Horizontal)
+        self.slider.setRange(*(round(100 * w) for w in WIDTHS_A))
+        self.slider.setValue(round(100 * WIDTH_A))
         self.width_text = QLabel()
         self.copy, self.save_csv, self.save_figure = (
             QPushButton(text) for text in ("Copy", "Save CSV…", "Save figure…")
@@ -81,7 +81,7 @@ class InspectorWidget(Pane):
         self.models = ImageModels(viewer, self)
         self.follower.changed.connect(self.look)
         self.models.ready.connect(self._show_profile)
-        self.width.valueChanged.connect(self._on_width)
+        self.slider.valueChanged.connect(self._on_width)
         self.copy.clicked.connect(self._on_copy)
         self.save_csv.clicked.connect(self._on_save_csv)
         self.save_figure.clicked.connect(self._on_save_figure)
@@ -97,7 +97,7 @@ class InspectorWidget(Pane):
     @property
     def width_a(self) -> float:
         """Width of the band, in units of a."""
-        return self.width.value() / 100
+        return self.slider.value() / 100
 
     def look(self) -> None:
         """Show the cell that is meant now, if it is another or was changed."""
@@ -225,7 +225,7 @@ class InspectorWidget(Pane):
             "<p>Width of the band across the bond that the profile is averaged over, in units of "
             "the lattice constant and in picometres. Wider: less noise, flatter columns.</p>"
         )
-        for widget in (name, self.width, self.width_text):
+        for widget in (name, self.slider, self.width_text):
             widget.setToolTip(tip)
             band.addWidget(widget)
         self.width_text.setMinimumWidth(self.fontMetrics().horizontalAdvance("0.00 a = 000 pm "))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
 from matplotlib.figure import Figure
 from napari.utils.theme import get_theme
+from qtpy.QtCore import QSize
 from qtpy.QtWidgets import QSizePolicy
 
 from napari_point_defects.profile_outputs import draw_profile
@@ -39,6 +40,10 @@ class ProfilePlot(FigureCanvasQTAgg):
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self._shown: tuple | None = None
         self.set_theme(theme)
+
+    def sizeHint(self) -> QSize:
+        """Ask for no more room than the plot needs; the figure's own size would fill the window."""
+        return QSize(320, self.HEIGHT)
 
     def set_theme(self, theme: str) -> None:
         """Take the colours of one of napari's themes."""
