@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from labels_strategies import tables
 from napari.components import ViewerModel
 from qtpy.QtWidgets import QFileDialog, QMessageBox
+from wrapt import ObjectProxy
 
 from napari_point_defects.labels.store import LabelStore
 from napari_point_defects.labels.tables import (
@@ -102,6 +103,11 @@ def test_drawn_cells_are_saved_unasked(viewer, classified, core, store, stem_dat
     assert len(hexagons) == len(core.hexagons)
     corners = hexagons.filter(like="corner").to_numpy().reshape(-1, 4, 2)
     np.testing.assert_allclose(corners, core.hexagons.corners_px, atol=1e-4)
+
+
+def test_all_widgets_of_a_viewer_share_its_labels(viewer):
+    """napari gives a widget from a manifest the viewer in a wrapper."""
+    assert labelling(ObjectProxy(viewer)) is labelling(viewer)
 
 
 def test_every_edit_of_a_cell_is_in_the_store_at_once(classify, classified, core, store):
