@@ -167,7 +167,7 @@ def test_of_many_cells_the_last_is_shown(layer, inspector, qtbot):
 
 
 def test_a_cell_that_the_user_added_has_no_probabilities(layer, inspector, select, qtbot):
-    CellEditor(layer, inspector)
+    CellEditor(layer, viewer, inspector)
     row = inner(layer, DefectClass.V_X1)
     middle = np.array(layer.data[row])
     layer.selected_data = {row}
