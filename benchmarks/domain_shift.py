@@ -2,7 +2,7 @@
 
     python -m benchmarks.domain_shift [--quick] [--check]    # writes results/domain_shift.json
 
-The microscope has 60 kV, a low-angle annular detector (40–120 mrad), a strong and wide probe tail,
+The microscope has 100 kV, a low-angle annular detector (35–110 mrad), a strong and wide probe tail,
 an amplifier that saturates, more contamination and a higher dose than any training image. On
 one of its images the 50 cells that the review queue puts first get their true class, through the
 label store, and the shipped classifier is trained on with them; then the same with 50 cells drawn
@@ -44,21 +44,21 @@ from napari_point_defects.training_set import LabelledImage
 
 RESULTS = Path(__file__).parent / "results"
 MATERIAL = "MoTe2"
-MICROSCOPE = MicroscopeSettings(energy_ev=60e3, semiangle_mrad=32, inner_mrad=40, outer_mrad=120)
+MICROSCOPE = MicroscopeSettings(energy_ev=100e3, semiangle_mrad=24, inner_mrad=35, outer_mrad=110)
 SCENE = SceneSettings(
     material=MATERIAL,
     a_px=20.0,
     drift_a=0.1,
     jitter_a=0.02,
     source_fwhm_nm=0.09,
-    tail_fraction=0.45,  # trained: 0 to 0.3
-    tail_fwhm_nm=0.6,  # trained: 0.15 to 0.4
-    contamination=0.6,  # trained: 0 to 0.5
-    contamination_length_nm=3.0,
+    tail_fraction=0.5,  # trained: 0 to 0.3
+    tail_fwhm_nm=0.5,  # trained: 0.15 to 0.4
+    contamination=0.7,  # trained: 0 to 0.5
+    contamination_length_nm=2.5,
     defect_rates=(0.06, 0.03, 0.03, 0.015, 0.015),
 )
-COUNTS = 30_000  # in a perfect X2 column; trained: 15 to 20,000
-SATURATION = 0.3  # amplifier's knee, in units of a perfect X2 column's peak; trained: none
+COUNTS = 40_000  # in a perfect X2 column; trained: 15 to 20,000
+SATURATION = 0.25  # amplifier's knee, in units of a perfect X2 column's peak; trained: none
 READ_NOISE = 0.02  # in the same units
 LABELS = 50
 LABEL_SIDE, TEST_SIDE = 640, 448

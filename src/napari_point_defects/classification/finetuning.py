@@ -42,7 +42,7 @@ FINE_TUNING = FitSettings(
 
 _STEPS_PER_EPOCH = 25
 _PER_STEP = (32, 48, 144)  # judged, surest unjudged, simulated cells
-_WEIGHTS = (0.25, 1.0, 2.0)  # of the three mean losses
+_WEIGHTS = (0.25, 1.0, 4.0)  # of the three mean losses
 _SUREST = 0.8  # share of the unjudged cells; measured: errors lie among the least sure tenth
 _MOST_SUREST = 3000  # cells; bounds memory and the time of looking at them anew
 _VIEWS = 24  # placements of the judged images, shared among them

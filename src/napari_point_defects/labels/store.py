@@ -330,10 +330,10 @@ class LabelStore:
         return decided.reindex(range(len(DefectClass)), fill_value=0).to_numpy(int)
 
     def labelled_images(self, image_ids: Iterable[int] | None = None) -> Iterator[LabelledImage]:
-        """Read the images that have decided cells, for training.
+        """Read the images in which somebody decided something, for training.
 
         Cells that nobody judged come along as ``UNLABELLED``: they tell what the mean cell looks
-        like and are not learned.
+        like and are not learned. Boxes come as they stand, those of a network too.
 
         Raises
         ------
@@ -348,9 +348,9 @@ class LabelStore:
             cells = cells[(cells["state"] != "deleted").to_numpy()]
             decided = cells["state"].isin(DECIDED).to_numpy()
             labels = np.where(decided, cells["label"].to_numpy(), UNLABELLED)
-            if not (labels != UNLABELLED).any():
-                continue
             hexagons = self.hexagons(entry.id)
+            if not (decided.any() or (hexagons["state"] != "predicted").any()):
+                continue
             hexagons = hexagons[(hexagons["state"] != "deleted").to_numpy()]
             corners = hexagons[list(CORNER_COLUMNS)].to_numpy().reshape(-1, 4, 2)
             positions = cells[list(POSITION_COLUMNS)].to_numpy()

@@ -52,6 +52,7 @@ from napari_point_defects.napari_ui.settings_form import (
     advanced_box,
     make_settings,
 )
+from napari_point_defects.napari_ui.viewers import own_viewer
 
 if TYPE_CHECKING:
     from napari_point_defects.records import UnitCells
@@ -72,7 +73,7 @@ class ClassifyWidget(Pane):
 
     def __init__(self, napari_viewer: napari.Viewer) -> None:
         super().__init__()
-        self._viewer = viewer = napari_viewer
+        self._viewer = viewer = own_viewer(napari_viewer)
         self.resume = ResumeBar(labelling(viewer))
         self.hexagons = LayerChooser(viewer, _has_hexagons, "detect unit cells first")
         self.form = SettingsForm(

@@ -38,6 +38,7 @@ from napari_point_defects.napari_ui.settings_form import (
     advanced_box,
     make_settings,
 )
+from napari_point_defects.napari_ui.viewers import own_viewer
 
 if TYPE_CHECKING:
     from napari_point_defects.pipeline import AnalysisSettings, Detection
@@ -66,7 +67,7 @@ class DetectWidget(Pane):
 
     def __init__(self, napari_viewer: napari.Viewer) -> None:
         super().__init__()
-        self._viewer = viewer = napari_viewer
+        self._viewer = viewer = own_viewer(napari_viewer)
         self.images = LayerChooser(viewer, lambda layer: isinstance(layer, Image), "open an image")
         self.form = SettingsForm(
             pipeline.AnalysisSettings, MAIN_FIELDS, choices={"material": tuple(MATERIALS)}

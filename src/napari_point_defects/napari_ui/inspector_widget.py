@@ -34,6 +34,7 @@ from napari_point_defects.napari_ui.lifetime import listen
 from napari_point_defects.napari_ui.pane import Pane
 from napari_point_defects.napari_ui.profile_plot import ProfilePlot
 from napari_point_defects.napari_ui.run_panel import report_error
+from napari_point_defects.napari_ui.viewers import own_viewer
 from napari_point_defects.profiles import WIDTH_A, bond_profile
 from napari_point_defects.simulation.bond_profiles import compare_classes
 
@@ -58,7 +59,7 @@ class InspectorWidget(Pane):
 
     def __init__(self, napari_viewer: napari.Viewer) -> None:
         super().__init__()
-        self._viewer = viewer = napari_viewer
+        self._viewer = viewer = own_viewer(napari_viewer)
         self._cell: InspectedCell | None = None
         self._pixels: Any = None
         self.shown: Shown | None = None

@@ -28,6 +28,7 @@ from napari_point_defects.napari_ui.label_panel import ImagesTable, Refresher, R
 from napari_point_defects.napari_ui.labelling import labelling
 from napari_point_defects.napari_ui.pane import Pane
 from napari_point_defects.napari_ui.run_panel import RunPanel, report_error
+from napari_point_defects.napari_ui.viewers import own_viewer
 
 FORMATS = {"COCO (json)": "coco", "Tables (csv)": "csv"}
 _WARNING_STYLE = "color: #e08a00;"
@@ -43,7 +44,7 @@ class LabelWidget(Pane):
 
     def __init__(self, napari_viewer: napari.Viewer) -> None:
         super().__init__()
-        self._labels = labelling(napari_viewer)
+        self._labels = labelling(own_viewer(napari_viewer))
         self.bar = ResumeBar(self._labels)
         self.folder = QElidingLabel()
         self.choose_button = QPushButton("Choose…")

@@ -47,8 +47,6 @@ _labellings: weakref.WeakKeyDictionary[ViewerModel, Labelling] = weakref.WeakKey
 
 def labelling(viewer: ViewerModel) -> Labelling:
     """Return the labelling of a viewer; it starts to watch when first asked for."""
-    # napari hands each widget a wrapper of its own, whose layers are wrapped anew each time
-    viewer = getattr(viewer, "__wrapped__", viewer)
     if viewer not in _labellings:
         _labellings[viewer] = Labelling(viewer)
     return _labellings[viewer]

@@ -27,6 +27,7 @@ from napari_point_defects.napari_ui.run_panel import RunPanel
 from napari_point_defects.napari_ui.settings_editors import FolderEditor
 from napari_point_defects.napari_ui.simulate_form import SimulateForm, class_names
 from napari_point_defects.napari_ui.simulate_preview import SimulatePreview
+from napari_point_defects.napari_ui.viewers import own_viewer
 from napari_point_defects.settings_files import SUFFIXES, write_settings
 from napari_point_defects.simulation.images import unknown_columns
 from napari_point_defects.simulation.presets import TrainingSetSettings, load_settings
@@ -51,7 +52,7 @@ class SimulateWidget(QWidget):
     def __init__(self, napari_viewer: napari.Viewer) -> None:
         super().__init__()
         self.form = SimulateForm()
-        self.preview = SimulatePreview(napari_viewer, self.form.settings)
+        self.preview = SimulatePreview(own_viewer(napari_viewer), self.form.settings)
         self.load = QPushButton("Load…")
         self.load.setToolTip("<p>Read settings from a TOML or JSON file, or a set's record.</p>")
         self.save = QPushButton("Save…")

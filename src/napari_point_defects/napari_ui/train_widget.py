@@ -8,6 +8,7 @@ from typing import Any
 import napari
 from napari.utils.notifications import show_info
 from napari.utils.theme import get_theme
+from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import (
     QFileDialog,
     QFormLayout,
@@ -20,6 +21,8 @@ from qtpy.QtWidgets import (
 )
 
 from napari_point_defects.errors import PointDefectsError
+from napari_point_defects.labels.schema import FILE_NAME
+from napari_point_defects.napari_ui.labelling import labelling
 from napari_point_defects.napari_ui.lifetime import listen
 from napari_point_defects.napari_ui.pane import Pane
 from napari_point_defects.napari_ui.run_panel import RunPanel
@@ -39,6 +42,7 @@ from napari_point_defects.napari_ui.train_runs import (
 )
 from napari_point_defects.napari_ui.train_scores import ScoresView
 from napari_point_defects.napari_ui.train_start import StartForm
+from napari_point_defects.napari_ui.viewers import own_viewer
 from napari_point_defects.retraining import apart
 from napari_point_defects.retraining.folder import (
     Retrained,
@@ -75,7 +79,7 @@ class TrainWidget(Pane):
 
     def __init__(self, napari_viewer: napari.Viewer) -> None:
         super().__init__()
-        self._viewer = viewer = napari_viewer
+        self._viewer = viewer = own_viewer(napari_viewer)
         self.retrained: Retrained | None = None
         self.kept: Path | None = None
         self._running_in: Path | None = None
@@ -119,6 +123,14 @@ class TrainWidget(Pane):
         self._show_result(None)
         self._show_defaults()
         self._look()
+
+    def showEvent(self, event: QShowEvent) -> None:
+        """Choose the labels of this viewer, unless the user chose something."""
+        super().showEvent(event)
+        project = labelling(self._viewer).folder
+        nothing_chosen = not self.data.data and self.data.labels.folder is None
+        if nothing_chosen and (project / FILE_NAME).is_file():
+            self.data.set_values((), project)
 
     def settings(self) -> RetrainSettings:
         """Return the settings the widget shows.
