@@ -56,6 +56,7 @@ def stages() -> dict[str, float]:
     from napari_point_defects.io import read_image
     from napari_point_defects.lattice import find_lattice
     from napari_point_defects.materials import get_material
+    from napari_point_defects.results import write_results
 
     settings = pipeline.AnalysisSettings()
     pipeline.analyze(read_image(SAMPLE), settings)
@@ -70,7 +71,7 @@ def stages() -> dict[str, float]:
     marks.append(time.perf_counter())
     census = pipeline.census_of(image, detection, cells, settings)
     with tempfile.TemporaryDirectory() as folder:
-        pipeline.write_results(pipeline.Analysis(image, detection, cells, census), Path(folder))
+        write_results(pipeline.Analysis(image, detection, cells, census), Path(folder))
     marks.append(time.perf_counter())
     names = ("read", "lattice", "lattice_and_hexagons", "classify", "census_and_write")
     return {

@@ -41,7 +41,7 @@ ROWS = [
     },
     {"simulation", "detection", "classification", "baselines", "labels"},
     {"census"},
-    {"pipeline", "evaluation", "retraining"},
+    {"pipeline", "evaluation", "results", "retraining"},
     {"cli", "napari_ui"},
 ]
 SIBLINGS = ROWS[2] | ROWS[5]

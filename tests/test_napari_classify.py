@@ -15,7 +15,6 @@ pytest.importorskip("qtpy.QtWidgets", exc_type=ImportError)
 from napari.layers import Points
 from qtpy.QtWidgets import QFileDialog, QMessageBox
 
-from napari_point_defects import pipeline
 from napari_point_defects.napari_ui.legend import legend_rows
 from napari_point_defects.napari_ui.links import CellsLink, HexagonsLink, link_of
 
@@ -127,7 +126,7 @@ def test_export_writes_what_is_shown(
     def write_results(analysis, folder, overwrite=False):
         written.append((analysis, folder, overwrite))
 
-    monkeypatch.setattr(pipeline, "write_results", write_results)
+    monkeypatch.setattr(results, "write_results", write_results)
     classified.features.loc[3, "label"] = "V_Mo"
     classify.export(tmp_path)
     qtbot.waitUntil(lambda: not classify.run.is_running)

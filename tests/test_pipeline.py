@@ -13,8 +13,9 @@ from skimage.io import imread
 from napari_point_defects import __version__, pipeline
 from napari_point_defects.errors import PointDefectsError, Stopped
 from napari_point_defects.materials import MATERIALS
-from napari_point_defects.pipeline import AnalysisSettings, analyze, output_paths, write_results
+from napari_point_defects.pipeline import AnalysisSettings, analyze
 from napari_point_defects.records import Calibration, Hexagons, StemImage, UnitCells, hexagon_boxes
+from napari_point_defects.results import output_paths, write_results
 from napari_point_defects.simulation.noise import NoiseSettings
 from napari_point_defects.simulation.recipes import Recipe, simulate_recipe, write_recipe
 from napari_point_defects.simulation.scenes import SceneSettings, lattice_nodes

@@ -1,10 +1,9 @@
-"""Image to census: lattice, CNN-1, net-casting, CNN-2, and what is written of it."""
+"""Image to census: lattice, CNN-1, net-casting, CNN-2."""
 
 from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -14,20 +13,13 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from napari_point_defects import __version__
-from napari_point_defects.census import cells_table, census_dict, choose_pixel_size, take_census
+from napari_point_defects.census import census_dict, choose_pixel_size, take_census
 from napari_point_defects.classification.prediction import Classifier
 from napari_point_defects.detection.prediction import Detector
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.lattice import find_lattice
 from napari_point_defects.materials import get_material
 from napari_point_defects.netcasting import ALPHA, BETA, Recast, cast_net, recast
-from napari_point_defects.outputs import (
-    atomic_write,
-    check_outputs,
-    write_json,
-    write_overlay,
-    write_table,
-)
 from napari_point_defects.records import Hexagons, Lattice, StemImage, UnitCells
 
 Progress = Callable[[float, str], None]
@@ -346,57 +338,6 @@ def analyze(
         should_stop=should_stop,
     )
     return Analysis(image, detection, cells, census_of(image, detection, cells, settings))
-
-
-def output_paths(name: str, folder: Path) -> dict[str, Path]:
-    """Where the results of an image of that name go."""
-    return {
-        "cells": folder / f"{name}_cells.csv",
-        "census": folder / f"{name}_census.json",
-        "overlay": folder / f"{name}_overlay.png",
-    }
-
-
-def write_results(analysis: Analysis, folder: Path, overwrite: bool = False) -> dict[str, Path]:
-    """Write the table, the census and the overlay of an analysis.
-
-    Parameters
-    ----------
-    analysis : Analysis
-    folder : Path
-        Made if absent.
-    overwrite : bool
-
-    Returns
-    -------
-    dict of Path
-        ``cells``, ``census`` and ``overlay``.
-
-    Raises
-    ------
-    PointDefectsError
-        If a file exists and may not be overwritten, or the folder cannot be written.
-    """
-    paths = output_paths(analysis.image.name, folder)
-    check_outputs(list(paths.values()), overwrite)
-    material = get_material(analysis.census["material"])
-    # All three are written before any takes its name: there are no half results.
-    with ExitStack() as stack:
-        temporary = {
-            kind: stack.enter_context(atomic_write(path, overwrite)) for kind, path in paths.items()
-        }
-        write_table(cells_table(analysis.cells, material), temporary["cells"], True)
-        write_json(analysis.census, temporary["census"], True)
-        write_overlay(
-            analysis.image,
-            analysis.cells,
-            analysis.detection.lattice,
-            material,
-            temporary["overlay"],
-            True,
-            pixel_size_nm=analysis.detection.pixel_size_nm,
-        )
-    return paths
 
 
 def _detector(weights: Path | None, device: str) -> Detector:

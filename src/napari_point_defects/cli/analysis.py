@@ -90,7 +90,7 @@ def _analyze_one(path: Path, out: Path, settings, signal: str | None, overwrite:
     from napari_point_defects.io import read_image
     from napari_point_defects.outputs import check_outputs
     from napari_point_defects.pipeline import analyze as run
-    from napari_point_defects.pipeline import output_paths, write_results
+    from napari_point_defects.results import output_paths, write_results
 
     check_outputs(list(output_paths(path.stem, out).values()), overwrite)
     image = read_image(path, signal=signal, pixel_size_nm=settings.pixel_size_nm)

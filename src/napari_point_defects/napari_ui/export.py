@@ -8,7 +8,7 @@ from typing import Any
 
 from qtpy.QtWidgets import QFileDialog, QMessageBox, QWidget
 
-from napari_point_defects import pipeline
+from napari_point_defects import pipeline, results
 from napari_point_defects.napari_ui.links import CellsLink
 from napari_point_defects.records import StemImage, UnitCells
 
@@ -45,6 +45,6 @@ def writer(
         on_progress(0.0, "Writing")
         census = pipeline.census_of(image, link.detection, cells, link.settings)
         analysis = pipeline.Analysis(image, link.detection, cells, census)
-        pipeline.write_results(analysis, folder, overwrite=overwrite)
+        results.write_results(analysis, folder, overwrite=overwrite)
 
     return work

@@ -1,0 +1,68 @@
+"""What is written of an analysis: table, census and overlay."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+
+from napari_point_defects.census import cells_table
+from napari_point_defects.materials import get_material
+from napari_point_defects.outputs import (
+    atomic_write,
+    check_outputs,
+    write_json,
+    write_overlay,
+    write_table,
+)
+from napari_point_defects.pipeline import Analysis
+
+
+def output_paths(name: str, folder: Path) -> dict[str, Path]:
+    """Where the results of an image of that name go."""
+    return {
+        "cells": folder / f"{name}_cells.csv",
+        "census": folder / f"{name}_census.json",
+        "overlay": folder / f"{name}_overlay.png",
+    }
+
+
+def write_results(analysis: Analysis, folder: Path, overwrite: bool = False) -> dict[str, Path]:
+    """Write the table, the census and the overlay of an analysis.
+
+    Parameters
+    ----------
+    analysis : Analysis
+    folder : Path
+        Made if absent.
+    overwrite : bool
+
+    Returns
+    -------
+    dict of Path
+        ``cells``, ``census`` and ``overlay``.
+
+    Raises
+    ------
+    PointDefectsError
+        If a file exists and may not be overwritten, or the folder cannot be written.
+    """
+    paths = output_paths(analysis.image.name, folder)
+    check_outputs(list(paths.values()), overwrite)
+    material = get_material(analysis.census["material"])
+    # All three are written before any takes its name: there are no half results.
+    with ExitStack() as stack:
+        temporary = {
+            kind: stack.enter_context(atomic_write(path, overwrite)) for kind, path in paths.items()
+        }
+        write_table(cells_table(analysis.cells, material), temporary["cells"], True)
+        write_json(analysis.census, temporary["census"], True)
+        write_overlay(
+            analysis.image,
+            analysis.cells,
+            analysis.detection.lattice,
+            material,
+            temporary["overlay"],
+            True,
+            pixel_size_nm=analysis.detection.pixel_size_nm,
+        )
+    return paths
