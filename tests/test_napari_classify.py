@@ -15,6 +15,7 @@ pytest.importorskip("qtpy.QtWidgets", exc_type=ImportError)
 from napari.layers import Points
 from qtpy.QtWidgets import QFileDialog, QMessageBox
 
+from napari_point_defects import results
 from napari_point_defects.napari_ui.legend import legend_rows
 from napari_point_defects.napari_ui.links import CellsLink, HexagonsLink, link_of
 
