@@ -3,14 +3,16 @@
     xvfb-run -a python -m benchmarks.editing      # writes benchmarks/results/editing.json
 
 Every press is a real key event to the canvas. It ends when whatever listens to the editor has been
-told and the canvas has been painted. ``listen`` hooks up whatever else must have happened by then,
-such as a store of labels.
+told, the canvas has been painted, and the label store holds what the layer shows.
 """
 
 from __future__ import annotations
 
 import json
+import sqlite3
 import statistics
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,9 +25,11 @@ from qtpy.QtOpenGLWidgets import QOpenGLWidget
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication
 
+from napari_point_defects.labels.schema import FILE_NAME
 from napari_point_defects.materials import CHALCOGEN_SITES, LATTICE_VECTORS, METAL_SITES
 from napari_point_defects.napari_ui.cell_editor import CellEditor
 from napari_point_defects.napari_ui.classify_widget import ClassifyWidget
+from napari_point_defects.napari_ui.labelling import labelling
 from napari_point_defects.napari_ui.links import CellsLink
 from napari_point_defects.pipeline import AnalysisSettings, Detection
 from napari_point_defects.records import Hexagons, Lattice, UnitCells, hexagon_boxes
@@ -35,18 +39,11 @@ N_CELLS, A_PX, PRESSES = 5000, 28.0, 50
 Wait = Callable[[], None]
 
 
-def main(listen: Callable[[CellEditor], Wait] | None = None) -> dict:
-    """Measure and write.
-
-    Parameters
-    ----------
-    listen : callable, optional
-        Gets the editor before the first press; what it returns is called after each, and returns
-        once the press has reached wherever it must.
-    """
-    with window() as (widget, canvas):
+def main() -> dict:
+    """Measure and write."""
+    with tempfile.TemporaryDirectory() as folder, window(Path(folder)) as (widget, canvas):
         editor = widget.census.editor
-        wait = listen(editor) if listen else lambda: None
+        wait = stored(editor, Path(folder))
         layer, review, filters = editor.layer, widget.census.review, widget.census.filters
         keys = [Qt.Key.Key_2, Qt.Key.Key_3, Qt.Key.Key_4]
 
@@ -88,6 +85,28 @@ def main(listen: Callable[[CellEditor], Wait] | None = None) -> dict:
     return report
 
 
+def stored(editor: CellEditor, project: Path) -> Wait:
+    """Return a function that waits until the store's classes are the layer's."""
+    connection = sqlite3.connect(project / FILE_NAME)
+
+    def in_store() -> list[int]:
+        rows = connection.execute("SELECT label FROM cells ORDER BY cell_id")
+        return [label for (label,) in rows]
+
+    def in_layer() -> list[int]:
+        features = editor.layer.features.sort_values("cell_id")
+        return features["label"].cat.codes.tolist()
+
+    def wait() -> None:
+        for _ in range(1000):
+            if in_store() == in_layer():
+                return
+            QApplication.processEvents()
+        sys.exit("the store does not hold what the layer shows")
+
+    return wait
+
+
 def measure(
     action: Callable[[int], None],
     before: Callable[[int], None] | None,
@@ -118,10 +137,11 @@ def measure(
 
 
 @contextmanager
-def window() -> Iterator[tuple[ClassifyWidget, QOpenGLWidget]]:
+def window(project: Path) -> Iterator[tuple[ClassifyWidget, QOpenGLWidget]]:
     """Open napari on an image with its cells and the widget, as after a run."""
     viewer = napari.Viewer()
     viewer.window.resize(1440, 960)
+    labelling(viewer).use(project)
     widget = ClassifyWidget(viewer)
     viewer.window.add_dock_widget(widget, name="Classify point defects")
     lattice, hexagons, cells, side = field(np.random.default_rng(5))

@@ -323,7 +323,8 @@ class LabelSession(QObject):
                 ids, self._hexagons.loc[self._hexagons["state"] == "deleted", "hexagon_id"]
             )
         else:
-            ids, dead = fresh["hexagon_id"].to_numpy(copy=True), np.ones(len(fresh), bool)
+            ids = fresh["hexagon_id"].to_numpy(copy=True)
+            dead = np.isin(ids, [*self._hexagons["hexagon_id"], *self._hexagon_ids.values()])
         top = max([*self._hexagons["hexagon_id"], *self._hexagon_ids.values(), *ids, -1]) + 1
         ids[dead] = top + np.arange(dead.sum())
         self._hexagon_ids.update(zip(fresh["hexagon_id"].tolist(), ids.tolist(), strict=True))
