@@ -223,7 +223,7 @@ class LabelSession(QObject):
         decided, link, homeless = with_stored_decisions(table, self.link, stored, self.material)
         if homeless:
             self.told.emit(
-                f"{homeless} labels of this image have no cell in this run; they are kept in the "
+                f"{_count(homeless, 'label')} of this image without a cell in this run: kept in the "
                 "history of the project folder"
             )
         now = from_named(table, self.material)
