@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from scipy.spatial import cKDTree
 from skimage.io import imread
 
-from napari_point_defects import __version__, pipeline
+from napari_point_defects import __version__, pipeline, results
 from napari_point_defects.errors import PointDefectsError, Stopped
 from napari_point_defects.materials import MATERIALS
 from napari_point_defects.pipeline import AnalysisSettings, analyze
@@ -263,7 +263,7 @@ def test_results_are_written_all_or_none(field, networks, tmp_path, monkeypatch)
     def fail(*args, **options):
         raise PointDefectsError("the disk is full")
 
-    monkeypatch.setattr(pipeline, "write_overlay", fail)
+    monkeypatch.setattr(results, "write_overlay", fail)
     with pytest.raises(PointDefectsError, match="full"):
         write_results(analysis, tmp_path)
     assert list(tmp_path.iterdir()) == []

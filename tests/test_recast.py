@@ -46,11 +46,16 @@ def cells_of(hexagons):
 
 
 def assert_same_cells(found, expected):
-    """Compare two sets of cells, place by place within 0.1 a."""
+    """Compare two sets of cells, place by place.
+
+    A full run averages each cell's place with its neighbours', here the neighbours of an edited
+    box keep theirs. Vote and average share a shift of up to 0.35 a, beyond which it is another
+    cell, so that a third of it is what the two may differ by.
+    """
     assert len(found) == len(expected)
     if len(expected):
         distance, match = cKDTree(expected.centres_px).query(found.centres_px)
-        assert distance.max() <= 0.1 * LATTICE.a_px + 1e-9
+        assert distance.max() <= 0.35 / 3 * LATTICE.a_px
         assert len(set(match)) == len(found)
         np.testing.assert_array_equal(found.votes, expected.votes[match])
 

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from napari_point_defects.classification.model import CLASSIFIER_PRESETS, build_classifier
 from napari_point_defects.errors import PointDefectsError, Stopped
+from napari_point_defects.materials import MATERIALS
 from napari_point_defects.retraining import data as data_module
 from napari_point_defects.retraining.apart import retrain_apart
 from napari_point_defects.retraining.data import (
@@ -163,7 +164,7 @@ def test_fine_tuning_is_gentle_and_a_whole_training_is_the_presets(untrained):
     preset = CLASSIFIER_PRESETS["compact"].fit
     gentle = RetrainSettings(labels="p", start=untrained, seed=3)
     fit = network_settings(gentle, starting_weights(gentle)).fit
-    assert fit.learning_rate < preset.learning_rate / 5
+    assert fit.learning_rate <= preset.learning_rate / 5
     assert fit.seed == 3
     whole = RetrainSettings(data=("a",), from_scratch=True, epochs=2)
     network = network_settings(whole, starting_weights(whole))
@@ -324,7 +325,7 @@ def test_labels_alone_are_learned_beside_simulated_images(monkeypatch, store, un
     folder = tmp_path / "run"
     retrained = retrain(settings, folder)
     made = json.loads((folder / "replay" / "settings.json").read_text())
-    assert made["materials"] == ["MoTe2"]
+    assert made["materials"] == list(MATERIALS)  # what the shipped weights know
     assert retrained.weights.card["training_set"]["sets"] == [made]
     stamp = (folder / "replay" / "settings.json").stat().st_mtime_ns
     retrain(settings.model_copy(update={"epochs": 2}), folder, resume=True)

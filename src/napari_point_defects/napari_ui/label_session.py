@@ -223,8 +223,8 @@ class LabelSession(QObject):
         decided, link, homeless = with_stored_decisions(table, self.link, stored, self.material)
         if homeless:
             self.told.emit(
-                f"{_count(homeless, 'label')} of this image without a cell in this run: kept in the "
-                "history of the project folder"
+                f"{_count(homeless, 'label')} of this image without a cell in this run: kept in "
+                "the history of the project folder"
             )
         now = from_named(table, self.material)
         if len(table_changes(now, from_named(decided, self.material), deleted_ids=[])):
