@@ -9,18 +9,15 @@ first; the classifier is trained on with those labels; its new weights analyse t
 
 from __future__ import annotations
 
-import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import napari
 import numpy as np
-from PIL import Image
+from picturing import PLUGIN, let_pass, picture, wait_for
 from qtpy.QtCore import Qt
 from qtpy.QtTest import QTest
-from qtpy.QtWidgets import QApplication, QWidget
+from qtpy.QtWidgets import QWidget
 from scipy.spatial import cKDTree
 
 import napari_point_defects.napari_ui  # noqa: F401  (before torch is loaded)
@@ -31,12 +28,9 @@ from napari_point_defects.napari_ui.labelling import labelling
 from napari_point_defects.napari_ui.links import CellsLink, link_of
 from napari_point_defects.napari_ui.viewers import own_viewer
 
-PLUGIN = "napari-point-defects"
-OUTPUT = Path(__file__).parent / "images"
 SIZE = 1440, 980
 SIDE = 448
 N_LABELS = 40
-TIMEOUT_S = 900
 
 
 def main() -> None:
@@ -52,15 +46,18 @@ def go_round(folder: Path) -> None:
     viewer = napari.Viewer()
     viewer.window.resize(*SIZE)
     plain = own_viewer(viewer)
-    labelling(plain).use(folder / "project")
+    labels = labelling(plain)
+    labels.use(folder / "my-microscope")
+    labels.author = "you"
     data, kwargs, _ = image_layer_data(field.image)
-    viewer.add_image(data, **kwargs)
+    viewer.add_image(data, gamma=4, **kwargs)  # the amplifier saturates
     _run(_dock(viewer, "Detect unit cells"))
     classify = _dock(viewer, "Classify point defects")
     _run(classify)
     cells = _cells(plain)
     before = _wrong(cells, middles, truth)
-    _picture(viewer, "loop_1_review.png", lambda: QTest.keyClick(_canvas(viewer), Qt.Key.Key_N))
+    QTest.keyClick(_canvas(viewer), Qt.Key.Key_N)
+    picture(viewer, "loop_1_review.png")
 
     for _ in range(N_LABELS):
         editor = editor_of(cells)
@@ -74,24 +71,26 @@ def go_round(folder: Path) -> None:
         else:
             key = Qt.Key.Key_1 + editor.material.class_labels.index(label)
             QTest.keyClick(_canvas(viewer), Qt.Key(key))
-        _let_pass(0.05)
+        let_pass(0.05)
     labelled = int((cells.features["state"] != "predicted").sum())
-    _picture(viewer, "loop_2_labels.png", lambda: _dock(viewer, "Labels"))
+    _dock(viewer, "Labels")
+    picture(viewer, "loop_2_labels.png")
 
     train = _dock(viewer, "Train")
     train.folder.line.setText(str(folder / "run"))
-    _let_pass(1)
+    let_pass(1)
     _run(train)
-    _picture(viewer, "loop_3_train.png")
+    picture(viewer, "loop_3_train.png")
     train.keep(folder / "my_microscope.safetensors")
-    _wait(lambda: not train.run.is_running)
+    wait_for(lambda: not train.run.is_running)
     train.use()
-    _let_pass(1)
-    _wait(lambda: not classify.run.is_running)
+    let_pass(1)
+    wait_for(lambda: not classify.run.is_running)
     cells = _cells(plain)
     after = _wrong(cells, middles, truth)
     classify.parentWidget().raise_()
-    _picture(viewer, "loop_4_again.png", viewer.reset_view)
+    viewer.reset_view()
+    picture(viewer, "loop_4_again.png")
     print(f"{labelled} cells judged; wrong of {len(cells.data)}: {before} before, {after} after")
     viewer.close()
 
@@ -115,7 +114,7 @@ def _wrong(cells, middles: np.ndarray, truth: np.ndarray) -> int:
 def _dock(viewer, name: str) -> QWidget:
     dock, widget = viewer.window.add_plugin_dock_widget(PLUGIN, name, tabify=True)
     dock.raise_()
-    _let_pass(0.5)
+    let_pass(0.5)
     return widget
 
 
@@ -125,33 +124,8 @@ def _canvas(viewer) -> QWidget:
 
 def _run(widget: QWidget) -> None:
     widget.run.button.click()
-    _wait(lambda: not widget.run.is_running)
-    _let_pass(1)
-
-
-def _wait(done: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + TIMEOUT_S
-    while not done():
-        if time.monotonic() > deadline:
-            sys.exit(f"not ready after {TIMEOUT_S} s")
-        _let_pass(0.1)
-
-
-def _let_pass(seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        QApplication.processEvents()
-        time.sleep(0.01)
-
-
-def _picture(viewer, name: str, first: Callable[[], object] = lambda: None) -> None:
-    """Write the window in few colours: noise makes a large file."""
-    first()
-    _let_pass(1.5)
-    picture = Image.fromarray(viewer.screenshot(canvas_only=False, flash=False)[..., :3])
-    path = OUTPUT / name
-    picture.quantize(96, dither=Image.Dither.NONE).save(path, optimize=True)
-    print(f"{path.name}: {path.stat().st_size / 1000:.0f} kB", flush=True)
+    wait_for(lambda: not widget.run.is_running)
+    let_pass(1)
 
 
 if __name__ == "__main__":

@@ -8,17 +8,12 @@ Run it with the package installed with its ``napari`` extra, on a display or a v
 from __future__ import annotations
 
 import sys
-import time
-from pathlib import Path
 
 import napari
-from qtpy.QtWidgets import QApplication, QWidget
+from picturing import PLUGIN, let_pass, picture, wait_for
 
-PLUGIN = "napari-point-defects"
-OUTPUT = Path(__file__).parent / "images" / "plugin.png"
 SIZE = 1440, 960
 ZOOM = 2.2
-TIMEOUT_S = 300
 
 
 def main(sample: str = "mote2_pristine") -> None:
@@ -29,32 +24,13 @@ def main(sample: str = "mote2_pristine") -> None:
     viewer.canvas.overlays.scale_bar.visible = True
     for name in ("Detect unit cells", "Classify point defects"):
         _, widget = viewer.window.add_plugin_dock_widget(PLUGIN, name)
-        _let_pass(0.5)
+        let_pass(0.5)
         widget.run.button.click()
-        _wait_for(widget)
+        wait_for(lambda widget=widget: not widget.run.is_running)
     viewer.reset_view()
     viewer.scene.camera.zoom *= ZOOM
-    points = viewer.layers[-1]
-    _let_pass(1)
-    OUTPUT.parent.mkdir(exist_ok=True)
-    picture = viewer.screenshot(OUTPUT, canvas_only=False, flash=False)
-    print(f"{OUTPUT}: {picture.shape[1]} × {picture.shape[0]}, {len(points.data)} cells")
+    picture(viewer, "plugin.png")
     viewer.close()
-
-
-def _wait_for(widget: QWidget) -> None:
-    deadline = time.monotonic() + TIMEOUT_S
-    while widget.run.is_running:
-        if time.monotonic() > deadline:
-            sys.exit(f"not ready after {TIMEOUT_S} s: {widget.run.message.text()}")
-        _let_pass(0.1)
-
-
-def _let_pass(seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        QApplication.processEvents()
-        time.sleep(0.01)
 
 
 if __name__ == "__main__":
