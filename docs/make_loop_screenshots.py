@@ -80,6 +80,7 @@ def go_round(folder: Path) -> None:
     train.folder.line.setText(str(folder / "run"))
     let_pass(1)
     _run(train)
+    train.verticalScrollBar().setValue(train.verticalScrollBar().maximum())
     picture(viewer, "loop_3_train.png")
     train.keep(folder / "my_microscope.safetensors")
     wait_for(lambda: not train.run.is_running)

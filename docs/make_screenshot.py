@@ -23,7 +23,7 @@ def main(sample: str = "mote2_pristine") -> None:
     viewer.open_sample(PLUGIN, sample)
     viewer.canvas.overlays.scale_bar.visible = True
     for name in ("Detect unit cells", "Classify point defects"):
-        _, widget = viewer.window.add_plugin_dock_widget(PLUGIN, name)
+        _, widget = viewer.window.add_plugin_dock_widget(PLUGIN, name, tabify=True)
         let_pass(0.5)
         widget.run.button.click()
         wait_for(lambda widget=widget: not widget.run.is_running)
