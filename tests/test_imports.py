@@ -27,6 +27,7 @@ ROWS = [
         "lattice_harmonics",
         "lattice_search",
         "lattice_sites",
+        "matching",
         "netcasting",
         "outputs",
         "profile_outputs",

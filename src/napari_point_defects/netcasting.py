@@ -13,6 +13,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
+from napari_point_defects.matching import SAME_PLACE_A, nearest
 from napari_point_defects.materials import (
     CHALCOGEN_SITES,
     HEXAGON_SIZE,
@@ -29,8 +30,7 @@ _BOND_VECTOR = METAL_SITES[0] - CHALCOGEN_SITES[0]
 _OVERLAP_DISTANCE = 0.6
 _NEIGHBOURHOOD = 1.6  # in a: cells whose shifts are averaged
 _SAME_BOX = 1e-3  # in a; far above the rounding of 32-bit positions, far below any edit
-_SAME_PLACE = 0.1  # in a: what a neighbour's edit may do to a cell that stays as it is
-_SAME_CELL = 0.3  # in a
+_UNMOVED = 0.1  # in a: what a neighbour's edit may do to a cell that stays as it is
 _CROWDED = 0.5  # in a: two cells that near cannot both be there
 
 
@@ -249,23 +249,23 @@ def recast(
         lattice.to_canonical(each.centres_px)
         for each in (cast_net(before, lattice, shape), new_cells, cells)
     )
-    old_touched = (_nearest(votes, old, _MERGE_DISTANCE) >= 0) | (_nearest(new, old) < 0)
-    new_touched = (_nearest(votes, new, _MERGE_DISTANCE) >= 0) | (_nearest(old, new) < 0)
+    old_touched = (nearest(votes, old, _MERGE_DISTANCE) >= 0) | (nearest(new, old, _UNMOVED) < 0)
+    new_touched = (nearest(votes, new, _MERGE_DISTANCE) >= 0) | (nearest(old, new, _UNMOVED) < 0)
     coming = np.flatnonzero(new_touched)
 
     # rows of the old net and of the coming cells for the cells as they stand, −1 for none
-    was = _nearest(old, here, _SAME_CELL)
-    becomes = _nearest(new[coming], here, _SAME_CELL)
+    was = nearest(old, here, SAME_PLACE_A)
+    becomes = nearest(new[coming], here, SAME_PLACE_A)
     drop = np.where(was >= 0, np.append(old_touched, False)[was], becomes >= 0)
     kept, dropped = np.flatnonzero(~drop), np.flatnonzero(drop)
 
     stood_for = np.bincount(was[was >= 0], minlength=len(old)) > 0
-    at_old = _nearest(old, new[coming], _SAME_CELL)
+    at_old = nearest(old, new[coming], SAME_PLACE_A)
     taken_out = (at_old >= 0) & ~np.append(stood_for, True)[at_old]
-    crowded = _nearest(here[kept], new[coming], _CROWDED) >= 0
-    wanted = ~(taken_out & (_nearest(here, new[coming], _SAME_CELL) < 0)) & ~crowded
+    crowded = nearest(here[kept], new[coming], _CROWDED) >= 0
+    wanted = ~(taken_out & (nearest(here, new[coming], SAME_PLACE_A) < 0)) & ~crowded
     coming = coming[wanted]
-    former = _nearest(here[dropped], new[coming], _SAME_CELL)
+    former = nearest(here[dropped], new[coming], SAME_PLACE_A)
     successor_of = np.append(dropped, -1)[former]
     return Recast(kept, dropped, new_cells.take(coming), successor_of)
 
@@ -277,12 +277,4 @@ def changed_hexagons(
     old, new = (
         np.asarray(each.corners_px, float).reshape(-1, 8) / lattice.a_px for each in (before, after)
     )
-    return _nearest(new, old, _SAME_BOX) < 0, _nearest(old, new, _SAME_BOX) < 0
-
-
-def _nearest(targets: np.ndarray, queries: np.ndarray, reach: float = _SAME_PLACE) -> np.ndarray:
-    """Return for each query the index of the nearest target within reach, else −1."""
-    if not len(targets) or not len(queries):
-        return np.full(len(queries), -1)
-    distance, index = cKDTree(targets).query(queries)
-    return np.where(distance <= reach, index, -1)
+    return nearest(new, old, _SAME_BOX) < 0, nearest(old, new, _SAME_BOX) < 0

@@ -28,9 +28,7 @@ from napari_point_defects.labels.tables import (
     differing,
     rows_of,
 )
-
-SAME_PLACE_A = 0.3
-"""Items of two tables closer than this, in units of a, are one."""
+from napari_point_defects.matching import SAME_PLACE_A
 
 
 class Contradiction(PointDefectsError):

@@ -11,15 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.spatial import cKDTree
 
+from napari_point_defects.matching import OVERLAP_A, SAME_PLACE_A, nearest
 from napari_point_defects.napari_ui.cell_tables import centres_px
-
-TOLERANCE_A = 0.3
-"""Largest distance, in units of a, between two runs' centres of one cell."""
-
-_OVERLAP_A = 0.7
-"""Two cells closer than this, in units of a, cannot both be there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +89,9 @@ def apply_corrections(
         Decisions that could not be kept: their cell is not found again, and others now lie
         across its place (as after the choice of another sublattice).
     """
-    kept, reach = corrections.kept, TOLERANCE_A * a_px
+    kept, reach = corrections.kept, SAME_PLACE_A * a_px
     table = table.copy()
-    matched = _nearest(centres_px(table), centres_px(kept), reach)
+    matched = nearest(centres_px(table), centres_px(kept), reach)
     found = matched >= 0
     table["cell_id"] = _kept_ids(table, corrections, matched, reach)
     label = table["label"].astype(str).to_numpy(object)
@@ -109,13 +103,13 @@ def apply_corrections(
     table["state"] = pd.Categorical(state, table["state"].cat.categories)
 
     # where a cell has been drawn again since one was deleted, it is wanted after all
-    still = _nearest(corrections.centres_px, corrections.deleted_px, reach) < 0
+    still = nearest(corrections.centres_px, corrections.deleted_px, reach) < 0
     deleted = corrections.deleted_px[still]
-    drop = _nearest(centres_px(table), deleted, reach)
+    drop = nearest(centres_px(table), deleted, reach)
     table = table.drop(index=drop[drop >= 0])
 
     lost = kept[~found].copy()
-    homeless = _nearest(centres_px(table), centres_px(lost), _OVERLAP_A * a_px) >= 0
+    homeless = nearest(centres_px(table), centres_px(lost), OVERLAP_A * a_px) >= 0
     lost = lost[~homeless]
     lost["state"] = pd.Categorical(["added"] * len(lost), table["state"].cat.categories)
     table = pd.concat([table, lost], ignore_index=True) if len(lost) else table
@@ -138,8 +132,8 @@ def _kept_ids(
     rest = ~np.isin(corrections.cell_ids, ids)
     old_ids, old_px = corrections.cell_ids[rest], corrections.centres_px[rest]
     claims = np.full(len(old_ids), -1)
-    nearest = _nearest(new_px[waiting], old_px, reach)
-    claims[nearest >= 0] = np.flatnonzero(waiting)[nearest[nearest >= 0]]
+    at = nearest(new_px[waiting], old_px, reach)
+    claims[at >= 0] = np.flatnonzero(waiting)[at[at >= 0]]
     _claim(ids, old_ids, claims, old_px, new_px)
     fresh = ids < 0
     ids[fresh] = corrections.next_id + np.arange(fresh.sum())
@@ -154,11 +148,3 @@ def _claim(
     distance = np.linalg.norm(new_px[claims[valid]] - old_px[valid], axis=1)
     far_first = valid[np.argsort(-distance, kind="stable")]
     ids[claims[far_first]] = old_ids[far_first]  # the last written, so the nearest, stays
-
-
-def _nearest(targets: np.ndarray, queries: np.ndarray, reach: float) -> np.ndarray:
-    """Return for each query the index of the nearest target within reach, else −1."""
-    if not len(targets) or not len(queries):
-        return np.full(len(queries), -1)
-    distance, index = cKDTree(targets).query(queries)
-    return np.where(distance <= reach, index, -1)

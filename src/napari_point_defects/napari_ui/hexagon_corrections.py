@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.spatial import cKDTree
 
+from napari_point_defects.matching import OVERLAP_A, SAME_PLACE_A, nearest
 from napari_point_defects.napari_ui.hexagon_tables import (
     corners_px,
     hexagon_features,
@@ -21,12 +21,6 @@ from napari_point_defects.napari_ui.hexagon_tables import (
 )
 from napari_point_defects.napari_ui.links import HexagonsLink
 from napari_point_defects.records import Hexagons
-
-TOLERANCE_A = 0.3
-"""Largest distance, in units of a, between two runs' middles of one hexagon."""
-
-_OVERLAP_A = 0.7
-"""Two hexagons closer than this, in units of a, cannot both be there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +68,7 @@ def merge_edits(
     a_px : float
         Of the new lattice.
     """
-    reach = TOLERANCE_A * a_px
+    reach = SAME_PLACE_A * a_px
     new_px = np.mean(hexagons.corners_px, axis=1)
     table_px, table_ids = corners_px(table).mean(axis=1), table["hexagon_id"].to_numpy(int)
     drawn_px, drawn_ids = np.mean(link.detection.hexagons.corners_px, axis=1), written_ids(link)
@@ -82,17 +76,17 @@ def merge_edits(
     gone = ~np.isin(drawn_ids, table_ids)
     deleted_px = np.concatenate([np.reshape(link.deleted_px, (-1, 2)), drawn_px[gone]])
     # one drawn again where another had been deleted is wanted after all
-    deleted_px = deleted_px[_nearest(table_px, deleted_px, reach) < 0]
+    deleted_px = deleted_px[nearest(table_px, deleted_px, reach) < 0]
     stay = np.ones(len(hexagons), bool)
-    stay[_found(_nearest(new_px, deleted_px, reach))] = False
+    stay[_found(nearest(new_px, deleted_px, reach))] = False
 
     # a box that the user moved is found anew where it was before
-    at = _nearest(new_px, table_px, reach)
+    at = nearest(new_px, table_px, reach)
     places = dict(zip(drawn_ids.tolist(), drawn_px, strict=True))
     were_px = np.array(
         [places.get(i, p) for i, p in zip(table_ids.tolist(), table_px, strict=True)]
     )
-    at = np.where(at < 0, _nearest(new_px, were_px.reshape(-1, 2), reach), at)
+    at = np.where(at < 0, nearest(new_px, were_px.reshape(-1, 2), reach), at)
     at[(at >= 0) & pd.Series(at).duplicated().to_numpy()] = -1
 
     ids = np.full(len(hexagons), -1)
@@ -109,7 +103,7 @@ def merge_edits(
 
     lost = table[edited & (at < 0)]
     kept_px = corners.mean(axis=1)[stay]
-    homeless = _nearest(kept_px, corners_px(lost).mean(axis=1), _OVERLAP_A * a_px) >= 0
+    homeless = nearest(kept_px, corners_px(lost).mean(axis=1), OVERLAP_A * a_px) >= 0
     lost = lost[~homeless].assign(state="added")
     features = hexagon_features(hexagons.scores, ids, states)
     rows = pd.concat(
@@ -125,11 +119,3 @@ def merge_edits(
 
 def _found(matches: np.ndarray) -> np.ndarray:
     return matches[matches >= 0]
-
-
-def _nearest(targets: np.ndarray, queries: np.ndarray, reach: float) -> np.ndarray:
-    """Return for each query the index of the nearest target within reach, else −1."""
-    if not len(targets) or not len(queries):
-        return np.full(len(queries), -1)
-    distance, index = cKDTree(targets).query(queries)
-    return np.where(distance <= reach, index, -1)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from scipy.spatial import cKDTree
 
 from napari_point_defects.labels.tables import (
     CELLS,
@@ -21,11 +20,11 @@ from napari_point_defects.labels.tables import (
     rows_of,
     to_named,
 )
+from napari_point_defects.matching import SAME_PLACE_A, nearest
 from napari_point_defects.materials import Material
 from napari_point_defects.napari_ui import cell_tables, hexagon_tables
 from napari_point_defects.napari_ui.cell_tables import centres_px
 from napari_point_defects.napari_ui.corrections import (
-    TOLERANCE_A,
     Corrections,
     apply_corrections,
 )
@@ -106,12 +105,12 @@ def stored_box_edits(
     middles = stored[list(CORNER_COLUMNS)].to_numpy().reshape(-1, 4, 2).mean(axis=1)
     ids = table["hexagon_id"].to_numpy(int)
     dead = (stored["state"] == "deleted").to_numpy()
-    gone = _nearest(found_px, middles[dead], TOLERANCE_A * a_px)
+    gone = nearest(found_px, middles[dead], SAME_PLACE_A * a_px)
 
     edited = stored["state"].isin(["added", "corrected", "confirmed"]).to_numpy()
     features, corners = viewer_hexagons(stored[edited].reset_index(drop=True))
     rows = hexagon_tables.with_corners(features, corners)
-    match = _nearest(found_px, middles[edited], TOLERANCE_A * a_px)
+    match = nearest(found_px, middles[edited], SAME_PLACE_A * a_px)
     rows["hexagon_id"] = np.where(match >= 0, ids[match], hexagon_tables.NEW_ID)
     moved = np.full(len(rows), np.inf)
     known = match >= 0
@@ -160,17 +159,9 @@ def _holds(table: pd.DataFrame, decided: pd.DataFrame, a_px: float) -> np.ndarra
     known[known] = (
         (there["state"] != "predicted").to_numpy()
         & (there["label"].astype(object).to_numpy() == wanted["label"].astype(object).to_numpy())
-        & (apart <= TOLERANCE_A * a_px)
+        & (apart <= SAME_PLACE_A * a_px)
     )
     return known
-
-
-def _nearest(targets: np.ndarray, queries: np.ndarray, reach: float) -> np.ndarray:
-    """Return for each query the index of the nearest target within reach, else −1."""
-    if not len(targets) or not len(queries):
-        return np.full(len(queries), -1)
-    distance, index = cKDTree(targets).query(queries)
-    return np.where(distance <= reach, index, -1)
 
 
 def drawn_link(

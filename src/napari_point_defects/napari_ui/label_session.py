@@ -12,7 +12,7 @@ import pandas as pd
 from qtpy.QtCore import QObject, Signal
 
 from napari_point_defects.errors import PointDefectsError
-from napari_point_defects.labels.merging import SAME_PLACE_A, same_ids
+from napari_point_defects.labels.merging import same_ids
 from napari_point_defects.labels.store import Conflict, ImageEntry, LabelStore
 from napari_point_defects.labels.tables import (
     CELLS,
@@ -23,6 +23,7 @@ from napari_point_defects.labels.tables import (
     table_changes,
     with_written,
 )
+from napari_point_defects.matching import SAME_PLACE_A
 from napari_point_defects.materials import Material, get_material
 from napari_point_defects.napari_ui.box_correction import box_correction
 from napari_point_defects.napari_ui.cell_editor import CellEditor, current_table
