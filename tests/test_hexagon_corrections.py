@@ -8,6 +8,7 @@ import pytest
 
 pytest.importorskip("napari")
 
+from napari_point_defects.analysis_settings import AnalysisSettings
 from napari_point_defects.napari_ui.hexagon_corrections import merge_edits
 from napari_point_defects.napari_ui.hexagon_tables import (
     CORNER_COLUMNS,
@@ -16,7 +17,7 @@ from napari_point_defects.napari_ui.hexagon_tables import (
     with_corners,
 )
 from napari_point_defects.napari_ui.links import HexagonsLink
-from napari_point_defects.pipeline import AnalysisSettings, Detection
+from napari_point_defects.pipeline import Detection
 from napari_point_defects.records import Hexagons
 
 A_PX = 24.0

@@ -11,6 +11,7 @@ pytest.importorskip("qtpy.QtWidgets", exc_type=ImportError)
 from napari.layers import Layer
 from qtpy.QtGui import QUndoStack
 
+from napari_point_defects.analysis_settings import AnalysisSettings
 from napari_point_defects.materials import HEXAGON_SIZE
 from napari_point_defects.napari_ui.hexagon_editor import HexagonEditor
 from napari_point_defects.napari_ui.hexagon_edits import EDGE_TOLERANCE_A, judge
@@ -32,7 +33,7 @@ from napari_point_defects.napari_ui.hexagon_tables import (
 )
 from napari_point_defects.napari_ui.history import remember
 from napari_point_defects.napari_ui.links import HexagonsLink
-from napari_point_defects.pipeline import AnalysisSettings, Detection
+from napari_point_defects.pipeline import Detection
 from napari_point_defects.records import Hexagons, hexagon_boxes
 
 pytestmark = pytest.mark.gui

@@ -12,6 +12,7 @@ pytest.importorskip("qtpy.QtWidgets", exc_type=ImportError)
 from napari.layers import Layer
 from qtpy.QtWidgets import QWidget
 
+from napari_point_defects.analysis_settings import AnalysisSettings
 from napari_point_defects.materials import MATERIALS
 from napari_point_defects.napari_ui.cell_editor import CellEditor
 from napari_point_defects.napari_ui.cell_layers import cells_layer_data, class_colours
@@ -29,7 +30,7 @@ from napari_point_defects.napari_ui.cell_tables import (
 from napari_point_defects.napari_ui.history import history_of
 from napari_point_defects.napari_ui.layer_cells import layer_corrections
 from napari_point_defects.napari_ui.links import CellsLink, own
-from napari_point_defects.pipeline import AnalysisSettings, Detection
+from napari_point_defects.pipeline import Detection
 from napari_point_defects.records import UnitCells
 
 pytestmark = pytest.mark.gui

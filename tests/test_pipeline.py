@@ -11,9 +11,10 @@ from scipy.spatial import cKDTree
 from skimage.io import imread
 
 from napari_point_defects import __version__, pipeline, results
+from napari_point_defects.analysis_settings import AnalysisSettings
 from napari_point_defects.errors import PointDefectsError, Stopped
 from napari_point_defects.materials import MATERIALS
-from napari_point_defects.pipeline import AnalysisSettings, analyze
+from napari_point_defects.pipeline import analyze
 from napari_point_defects.records import Calibration, Hexagons, StemImage, UnitCells, hexagon_boxes
 from napari_point_defects.results import output_paths, write_results
 from napari_point_defects.simulation.noise import NoiseSettings

@@ -76,8 +76,8 @@ def _analysis_settings(**values):
     """Make the settings, or say in one line which option is out of bounds."""
     from pydantic import ValidationError
 
+    from napari_point_defects.analysis_settings import AnalysisSettings
     from napari_point_defects.materials import get_material
-    from napari_point_defects.pipeline import AnalysisSettings
 
     get_material(values["material"])
     try:

@@ -41,7 +41,8 @@ from napari_point_defects.napari_ui.settings_form import (
 from napari_point_defects.napari_ui.viewers import own_viewer
 
 if TYPE_CHECKING:
-    from napari_point_defects.pipeline import AnalysisSettings, Detection
+    from napari_point_defects.analysis_settings import AnalysisSettings
+    from napari_point_defects.pipeline import Detection
 
 MAIN_FIELDS = ("material", "pixel_size_nm")
 ADVANCED_FIELDS = (

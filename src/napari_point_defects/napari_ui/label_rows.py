@@ -32,7 +32,7 @@ from napari_point_defects.napari_ui.links import CellsLink
 from napari_point_defects.weights import SHIPPED
 
 if TYPE_CHECKING:
-    from napari_point_defects.pipeline import AnalysisSettings
+    from napari_point_defects.analysis_settings import AnalysisSettings
 
 _CORNERS = dict(zip(hexagon_tables.CORNER_COLUMNS, CORNER_COLUMNS, strict=True))
 

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from napari import Viewer
     from napari.layers import Layer
 
-    from napari_point_defects.pipeline import AnalysisSettings, Detection
+    from napari_point_defects.analysis_settings import AnalysisSettings
+    from napari_point_defects.pipeline import Detection
 
 KEY = "napari-point-defects"
 

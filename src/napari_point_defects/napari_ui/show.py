@@ -11,7 +11,8 @@ from napari_point_defects.napari_ui.image_layers import image_layer_data
 from napari_point_defects.napari_ui.links import CellsLink
 
 if TYPE_CHECKING:
-    from napari_point_defects.pipeline import Analysis, AnalysisSettings
+    from napari_point_defects.analysis_settings import AnalysisSettings
+    from napari_point_defects.pipeline import Analysis
 
 _PLUGIN = "napari-point-defects"
 
