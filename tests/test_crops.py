@@ -20,7 +20,7 @@ from napari_point_defects.simulation.superposition import Blur, Superposer
 
 SHAPE = (330, 360)
 BOND_MIDDLE = (CHALCOGEN_SITES[0] + METAL_SITES[0]) / 2
-WINDOW, RESIDUAL, MEAN = range(3)
+WINDOW, RESIDUAL, MEAN, NOISE_RESIDUAL, NOISE_MEAN = range(5)
 
 
 def field(material="MoTe2", angle_deg=21.0, a_px=24.0, one_of_each=True):
@@ -68,7 +68,7 @@ def deep_in(cells, margin=60):
 def test_shape_and_scale_of_the_default_input():
     scene, cells = field()
     inputs = window_inputs(scene.clean, scene.lattice, cells)
-    assert inputs.shape == (len(cells), 3, 48, 48)
+    assert inputs.shape == (len(cells), 5, 48, 48)
     assert inputs.dtype == np.float32
     mean = inputs[0, MEAN]
     # the brightest column is 1 and the hollow 0, in every image
@@ -107,7 +107,10 @@ def test_gain_and_offset_do_not_matter(gain, offset):
     data = scene.clean / scene.peak
     plain = window_inputs(data, scene.lattice, cells)
     other = window_inputs(gain * data + offset, scene.lattice, cells)
-    assert np.abs(other - plain).max() < 5e-3
+    difference = np.abs(other - plain)
+    assert difference[:, :NOISE_RESIDUAL].max() < 5e-3
+    # of a clean image the noise is what rounding leaves
+    assert difference[:, NOISE_RESIDUAL:].max() < 0.05
 
 
 def test_slow_background_hardly_matters():
@@ -136,12 +139,15 @@ def test_dead_pixels_are_bounded():
     data[100, 100], data[200, 200] = 1e6, -1e6
     inputs = window_inputs(data, scene.lattice, cells)
     assert np.isfinite(inputs).all()
-    assert np.abs(inputs).max() <= 4
+    assert np.abs(inputs[:, :NOISE_RESIDUAL]).max() <= 4
+    assert np.abs(inputs[:, NOISE_RESIDUAL:]).max() <= 8
     plain = window_inputs(scene.clean, scene.lattice, cells)
     distance = np.linalg.norm(cells.centres_px[:, None] - [[100, 100], [200, 200]], axis=-1)
     untouched = distance.min(axis=1) > 80
     assert untouched.sum() > 10
-    assert np.abs(inputs[untouched] - plain[untouched]).max() < 0.02
+    difference = np.abs(inputs[untouched] - plain[untouched])
+    assert difference[:, :NOISE_RESIDUAL].max() < 0.02
+    assert difference[:, NOISE_RESIDUAL:].max() < 0.1
 
 
 def test_outside_the_image_there_is_nothing():
@@ -155,7 +161,7 @@ def test_outside_the_image_there_is_nothing():
 def test_no_cells():
     scene, _ = field()
     none = UnitCells.unclassified(np.zeros((0, 2)), np.zeros((0, 2)), np.zeros(0, int))
-    assert window_inputs(scene.clean, scene.lattice, none).shape == (0, 3, 48, 48)
+    assert window_inputs(scene.clean, scene.lattice, none).shape == (0, 5, 48, 48)
     cut = bond_inputs(scene.clean, scene.lattice, none, channels=2)
     assert cut.shape == (0, 2, 64, 64)
 
@@ -164,6 +170,32 @@ def test_image_without_contrast_gives_finite_inputs():
     flat = normalise_windows(np.full((5, 48, 48), 7.0, np.float32))
     assert np.isfinite(flat).all()
     assert np.abs(flat).max() < 0.01
+
+
+@pytest.mark.parametrize("counts", [50.0, 800.0])
+def test_noise_channels_measure_in_standard_deviations(counts):
+    """Among perfect cells the fourth channel has the spread 1, whatever the dose."""
+    scene, cells = field()
+    rng = np.random.default_rng(5)
+    scale = counts / scene.pair_volume_px
+    data = rng.poisson(np.maximum(scene.clean, 0) * scale).astype(np.float32)
+    inputs = window_inputs(data, scene.lattice, cells)
+    deviations = np.sinh(inputs[:, NOISE_RESIDUAL])
+    low, high = np.percentile(deviations, [16, 84])
+    assert (high - low) / 2 == pytest.approx(1, abs=0.1)
+
+
+def test_the_noise_channels_tell_the_dose():
+    """Four times the counts double what stands out of the noise."""
+    scene, cells = field()
+    rng = np.random.default_rng(6)
+    scale = 200 / scene.pair_volume_px
+    clean = np.maximum(scene.clean, 0) * scale
+    height = [
+        np.sinh(window_inputs(data, scene.lattice, cells)[0, NOISE_MEAN]).mean()
+        for data in (rng.poisson(clean), rng.poisson(4 * clean))
+    ]
+    assert height[1] / height[0] == pytest.approx(2, rel=0.1)
 
 
 def test_trimmed_mean_ignores_a_minority():

@@ -1,15 +1,17 @@
 """What CNN-2 sees of a cell: a wide window beside the image's own mean window, or its bond.
 
-The default input is a window of 3.2 a around the bond, in three channels: the window itself,
-what is left of it after the image's mean window is taken away, and that mean window. All three
-are measured in units of the image's own columns, so one network serves every material, probe
-and dose. The paper's inputs, the bond as one channel or as its X₂ and M halves in two
-(Fig. 3a), are here too.
+The default input is a window of 3.2 a around the bond, in five channels: the window itself,
+what is left of it after the image's mean window is taken away, that mean window, and what is left
+and the mean once more, averaged over a column's width and measured by the image's own noise: how
+sure a difference is, and how sure one could be. The first three are in units of the image's own
+columns, so one network serves every material, probe and dose. The paper's inputs, the bond as one
+channel or as its X₂ and M halves in two (Fig. 3a), are here too.
 """
 
 from __future__ import annotations
 
 import numpy as np
+from scipy.ndimage import gaussian_filter
 
 from napari_point_defects.canonical import sample_windows
 from napari_point_defects.materials import CHALCOGEN_SITES, HEXAGON_SIZE, METAL_SITES
@@ -18,7 +20,11 @@ from napari_point_defects.records import Lattice, UnitCells
 
 WINDOW_A = 3.2
 WINDOW_PX = 48
+WINDOW_CHANNELS = 5
 _LIMIT = 4.0  # in columns; bounds what dead pixels and cosmic rays can do
+_NOISE_LIMIT = 8.0  # arsinh of about 1,500 standard deviations
+_COLUMN_A = 0.12  # standard deviation of a typical column's image: the noise is averaged over it
+_MOST_CERTAIN = 1000.0  # columns per noise; an image without noise has no more than that
 _TRIM = 0.25  # share left out of the mean on either side: defects are a minority
 _MOST_AVERAGED = 2000  # cells; more would not make the mean any better
 _BOND_SAMPLES = 64
@@ -37,19 +43,19 @@ def window_inputs(
     cells : UnitCells
         All cells of the image, their mean being the perfect lattice's estimate; or some of
         them, judged against ``reference``.
-    reference : ndarray of shape (48, 48), optional
-        The image's mean window, from :func:`reference_window`.
+    reference : ndarray of shape (2, 48, 48), optional
+        The image's mean window and noise, from :func:`reference_window`.
 
     Returns
     -------
-    ndarray of shape (K, 3, 48, 48), float32
-        Window, residual, mean window.
+    ndarray of shape (K, 5, 48, 48), float32
+        Window, residual, mean window; residual and mean window over the noise, as arsinh.
     """
     return normalise_windows(_windows(data, lattice, cells.centres_px), reference)
 
 
 def reference_window(data: np.ndarray, lattice: Lattice, cells: UnitCells) -> np.ndarray:
-    """Return the mean window of an image, against which each of its cells is judged.
+    """Return the mean window of an image and its noise, against which each cell is judged.
 
     Parameters
     ----------
@@ -62,9 +68,11 @@ def reference_window(data: np.ndarray, lattice: Lattice, cells: UnitCells) -> np
 
     Returns
     -------
-    ndarray of shape (48, 48), float32
+    ndarray of shape (2, 48, 48), float32
+        The mean window; the standard deviation, from cell to cell, of what differs from it once
+        averaged over a column's width.
     """
-    return _mean_window(_windows(data, lattice, _evenly(cells.centres_px)))
+    return _reference(_windows(data, lattice, _evenly(cells.centres_px)))
 
 
 def _windows(data: np.ndarray, lattice: Lattice, centres_px: np.ndarray) -> np.ndarray:
@@ -72,9 +80,33 @@ def _windows(data: np.ndarray, lattice: Lattice, centres_px: np.ndarray) -> np.n
     return sample_windows(data, lattice, centres_px, size, shape)
 
 
-def _mean_window(windows: np.ndarray) -> np.ndarray:
+def _reference(windows: np.ndarray) -> np.ndarray:
+    """Return mean and noise of windows (K, 48, 48), NaN outside the image."""
+    windows = _evenly(windows)
     levels = np.nanmedian(windows.reshape(len(windows), -1), axis=1)
-    return trimmed_mean(windows - levels[:, None, None])
+    typical = trimmed_mean(windows - levels[:, None, None])
+    noise = _spread(_over_columns(_residual(windows, typical)))
+    return np.stack([typical, noise]).astype(np.float32)
+
+
+def _residual(windows: np.ndarray, typical: np.ndarray) -> np.ndarray:
+    """Take the mean window away. Contamination lifts whole windows: each has its own level."""
+    difference = windows - typical
+    offset = np.nanmedian(difference.reshape(len(windows), -1), axis=1)
+    return difference - offset[:, None, None]
+
+
+def _over_columns(windows: np.ndarray) -> np.ndarray:
+    """Average over a column's width; windows (..., 48, 48), what lies outside the image is 0."""
+    width = _COLUMN_A / WINDOW_A * WINDOW_PX
+    sigma = (0,) * (windows.ndim - 2) + (width, width)
+    return gaussian_filter(np.nan_to_num(windows, nan=0.0), sigma, mode="nearest", truncate=2.5)
+
+
+def _spread(residuals: np.ndarray) -> np.ndarray:
+    """Return the standard deviation of (K, 48, 48) over the cells; a few defects do not matter."""
+    low, high = np.percentile(residuals, [16, 84], axis=0)
+    return (high - low) / 2
 
 
 def _evenly(items: np.ndarray, most: int = _MOST_AVERAGED) -> np.ndarray:
@@ -85,31 +117,30 @@ def _evenly(items: np.ndarray, most: int = _MOST_AVERAGED) -> np.ndarray:
 
 
 def normalise_windows(windows: np.ndarray, reference: np.ndarray | None = None) -> np.ndarray:
-    """Scale windows (K, 48, 48), NaN outside the image, to the network's three channels.
+    """Scale windows (K, 48, 48), NaN outside the image, to the network's five channels.
 
-    They are judged against ``reference``, or against their own mean.
+    They are judged against ``reference``, or against their own mean and noise.
     """
     if not len(windows):
-        return np.zeros((0, 3, WINDOW_PX, WINDOW_PX), np.float32)
-    typical = _mean_window(windows) if reference is None else reference
-    # Contamination lifts whole windows: a window's level is where it agrees with the mean one.
-    offset = np.nanmedian((windows - typical).reshape(len(windows), -1), axis=1)
-    residual = windows - typical - offset[:, None, None]
+        return np.zeros((0, WINDOW_CHANNELS, WINDOW_PX, WINDOW_PX), np.float32)
+    typical, noise = _reference(windows) if reference is None else reference
+    residual = _residual(windows, typical)
     x, m = _at(typical, CHALCOGEN_SITES[0]), _at(typical, METAL_SITES[0])
     hollow = _at(typical, np.zeros(2))
     contrast = max(x, m) - hollow
     contrast = contrast if contrast > 0 else max(float(np.nanstd(typical)), 1e-12)
     chalcogen = max(x - hollow, 0.1 * contrast)
-    mean = (typical - hollow) / contrast
-    channels = np.stack(
-        [
-            (residual + (typical - hollow)) / contrast,
-            residual / chalcogen,
-            np.broadcast_to(mean, windows.shape),
-        ],
-        axis=1,
-    )
-    return np.clip(np.nan_to_num(channels, nan=0.0), -_LIMIT, _LIMIT).astype(np.float32)
+    noise = np.maximum(noise, contrast / _MOST_CERTAIN)
+    channels = np.empty((len(windows), WINDOW_CHANNELS, *typical.shape), np.float32)
+    channels[:, 0] = (residual + (typical - hollow)) / contrast
+    channels[:, 1] = residual / chalcogen
+    channels[:, 2] = (typical - hollow) / contrast
+    channels[:, :3] = np.clip(np.nan_to_num(channels[:, :3], nan=0.0), -_LIMIT, _LIMIT)
+    # arsinh: three against two standard deviations matters, thirty against twenty does not
+    channels[:, 3] = np.arcsinh(_over_columns(residual) / noise)
+    channels[:, 4] = np.arcsinh(_over_columns(typical - hollow) / noise)
+    channels[:, 3:] = np.clip(channels[:, 3:], -_NOISE_LIMIT, _NOISE_LIMIT)
+    return channels
 
 
 def trimmed_mean(windows: np.ndarray, most: int = _MOST_AVERAGED) -> np.ndarray:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 from torchvision.models import resnet18
 
-from napari_point_defects.classification.crops import bond_inputs, window_inputs
+from napari_point_defects.classification.crops import WINDOW_CHANNELS, bond_inputs, window_inputs
 from napari_point_defects.devices import FitSettings
 from napari_point_defects.materials import DefectClass
 from napari_point_defects.netcasting import ALPHA, BETA
@@ -26,6 +26,9 @@ class ClassifierSettings(BaseModel):
     crop: Literal["window", "bond1", "bond2"] = Field(
         "window", description="Wide window, or the paper's one- or two-channel unit cell"
     )
+    noise: bool = Field(
+        False, description="The wide window's input also tells how sure its differences are"
+    )
     side: int = Field(48, ge=16, le=512, description="Side of the network's input [px]")
     perfect_cells: int = Field(
         48, ge=1, description="Perfect cells drawn per image and step; weights keep the true mix"
@@ -35,7 +38,7 @@ class ClassifierSettings(BaseModel):
 
 CLASSIFIER_PRESETS = {
     "compact": ClassifierSettings(
-        fit=FitSettings(epochs=12, images_per_epoch=800, learning_rate=1e-3)
+        noise=True, fit=FitSettings(epochs=20, images_per_epoch=1000, learning_rate=1e-3)
     ),
     "paper": ClassifierSettings(
         preset="paper",
@@ -51,10 +54,17 @@ CLASSIFIER_PRESETS["paper-1channel"] = CLASSIFIER_PRESETS["paper"].model_copy(
 )
 
 
+def input_channels(settings: ClassifierSettings) -> int:
+    """Return how many channels the settings' input has."""
+    if settings.crop == "window":
+        return WINDOW_CHANNELS if settings.noise else 3
+    return 1 if settings.crop == "bond1" else 2
+
+
 def build_classifier(settings: ClassifierSettings) -> nn.Module:
     """Return an untrained ResNet-18 for the settings' input."""
     network = resnet18(num_classes=len(DefectClass))
-    channels = {"window": 3, "bond1": 1, "bond2": 2}[settings.crop]
+    channels = input_channels(settings)
     if settings.crop == "window":
         # A column is four samples wide: the 7 × 7 stem of photographs would blur it.
         network.conv1 = nn.Conv2d(channels, 64, 5, stride=2, padding=2, bias=False)
@@ -82,12 +92,13 @@ def cell_inputs(
     """
     if settings.crop == "window":
         inputs = torch.from_numpy(window_inputs(data, lattice, cells, reference))
+        inputs = inputs[:, : input_channels(settings)]
     else:
         cut = bond_inputs(
             data,
             lattice,
             cells,
-            channels=1 if settings.crop == "bond1" else 2,
+            channels=input_channels(settings),
             upper=upper,
             alpha=alpha,
             beta=beta,

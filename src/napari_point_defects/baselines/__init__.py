@@ -1,0 +1,1 @@
+"""What the networks are compared with: rules without learning, and the physical limit."""

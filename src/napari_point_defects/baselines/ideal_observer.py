@@ -1,0 +1,189 @@
+"""The ideal observer: the most probable occupancy of all columns, knowing all but that.
+
+It is given what nobody has: the exact image of each column, all positions, the noise and the
+defects' rates. What it still gets wrong, no method can get right from that image on average.
+
+The image's counts are Poisson, their mean the sum of the columns' images; cells are occupied
+independently by the rates of the six classes. The joint maximum a posteriori occupancy is
+climbed to cell by cell: a cell's six states are compared with all others as they stand, until
+none changes. Pairs of neighbours are compared in all 36 states as well, since two faults that
+explain each other are not undone one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+_CLASSES = 6
+_MOST_SWEEPS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnImages:
+    """Expected counts of single columns, radially symmetric.
+
+    Attributes
+    ----------
+    metal, chalcogen_pair, chalcogen_single : callable
+        Take distances [px], return expected counts per pixel.
+    radius_px : float
+        Beyond it they are 0.
+    """
+
+    metal: Callable[[np.ndarray], np.ndarray]
+    chalcogen_pair: Callable[[np.ndarray], np.ndarray]
+    chalcogen_single: Callable[[np.ndarray], np.ndarray]
+    radius_px: float
+
+    def stamp(self, kind: str, point: np.ndarray, shape: tuple[int, int]):
+        """Return the part of the image a column reaches, as slices, and its counts there."""
+        low = np.maximum(np.ceil(point - self.radius_px), 0).astype(int)
+        high = np.minimum(np.floor(point + self.radius_px) + 1, shape).astype(int)
+        high = np.maximum(high, low)
+        y = np.arange(low[0], high[0])[:, None] - point[0]
+        x = np.arange(low[1], high[1])[None, :] - point[1]
+        return np.s_[low[0] : high[0], low[1] : high[1]], getattr(self, kind)(np.hypot(y, x))
+
+
+class IdealObserver:
+    """Finds the most probable classes of the cells of one image.
+
+    Parameters
+    ----------
+    counts : ndarray of shape (M, N)
+        Poisson counts.
+    chalcogen_px, metal_px : ndarray of shape (K, 2)
+        Exact columns (y, x) of every cell that reaches into the image.
+    columns : ColumnImages
+    rates : sequence of 6 floats
+        Share of the cells in each class.
+    background : float
+        Expected counts per pixel that no column gives.
+    """
+
+    def __init__(
+        self,
+        counts: np.ndarray,
+        chalcogen_px: np.ndarray,
+        metal_px: np.ndarray,
+        columns: ColumnImages,
+        rates: Sequence[float],
+        background: float = 0.0,
+    ) -> None:
+        self.counts = np.asarray(counts, float)
+        self.x, self.m = np.asarray(chalcogen_px, float), np.asarray(metal_px, float)
+        self.columns, self.background = columns, background
+        with np.errstate(divide="ignore"):
+            self.log_rates = np.log(np.asarray(rates, float))
+        middles = (self.x + self.m) / 2
+        a_px = np.linalg.norm(self.x - self.m, axis=1).mean() * np.sqrt(3)
+        pairs = cKDTree(middles).query_pairs(1.2 * a_px, output_type="ndarray")
+        self.pairs = pairs
+        self.parts = [
+            {
+                kind: columns.stamp(kind, point, self.counts.shape)
+                for kind, point in (
+                    ("metal", m),
+                    ("chalcogen_pair", x),
+                    ("chalcogen_single", x),
+                )
+            }
+            for x, m in zip(self.x, self.m, strict=True)
+        ]
+
+    def expected(self, classes: np.ndarray) -> np.ndarray:
+        """Return the expected counts of an occupancy, shape (M, N)."""
+        mean = np.full(self.counts.shape, self.background)
+        for parts, cls in zip(self.parts, classes, strict=True):
+            for kind in _present(int(cls)):
+                where, stamp = parts[kind]
+                mean[where] += stamp
+        return mean
+
+    def solve(self, *starts: np.ndarray) -> np.ndarray:
+        """Return the classes of highest posterior found from any of the starts, shape (K,).
+
+        More starts only help to find the maximum. Without one, all cells start as perfect.
+        """
+        starts = starts or (np.zeros(len(self.x), int),)
+        found = [self._climb(np.array(start, int)) for start in starts]
+        return max(found, key=self.log_posterior)
+
+    def log_posterior(self, classes: np.ndarray) -> float:
+        """Return log likelihood plus log prior of an occupancy, up to a constant."""
+        mean = np.maximum(self.expected(classes), 1e-12)
+        likelihood = (self.counts * np.log(mean) - mean).sum()
+        return float(likelihood + self.log_rates[classes].sum())
+
+    def _climb(self, classes: np.ndarray) -> np.ndarray:
+        mean = self.expected(classes)
+        active = np.ones(len(classes), bool)
+        neighbours = cKDTree((self.x + self.m) / 2).query_ball_point(
+            (self.x + self.m) / 2, 2.2 * self.columns.radius_px
+        )
+        for _ in range(_MOST_SWEEPS):
+            changed = False
+            for k in np.flatnonzero(active):
+                active[k] = False
+                if self._improve(classes, mean, [k]):
+                    active[neighbours[k]] = True
+                    changed = True
+            if changed:
+                continue
+            for pair in self.pairs[(classes[self.pairs] > 0).any(axis=1)]:
+                if self._improve(classes, mean, list(pair)):
+                    active[neighbours[pair[0]]] = True
+                    changed = True
+            if not changed:
+                break
+        return classes
+
+    def _improve(self, classes: np.ndarray, mean: np.ndarray, cells: list[int]) -> bool:
+        """Put one or two cells into their best joint state; tell whether that changed them."""
+        box = self._box(cells)
+        here, counts = mean[box], self.counts[box]
+        without = here - sum(self._image(k, classes[k], box) for k in cells)
+        shape = (_CLASSES,) * len(cells)
+        now = tuple(classes[cells])
+        images = [[self._image(k, cls, box) for cls in range(_CLASSES)] for k in cells]
+        best, best_gain = now, -np.inf
+        for state in np.ndindex(shape):
+            image = np.maximum(without + sum(images[i][cls] for i, cls in enumerate(state)), 1e-12)
+            gain = float((counts * np.log(image) - image).sum())
+            gain += float(self.log_rates[list(state)].sum())
+            if gain > best_gain + (1e-9 if state != now else -1e-9):
+                best, best_gain = state, gain
+        if best == now:
+            return False
+        mean[box] = without + sum(images[i][cls] for i, cls in enumerate(best))
+        classes[cells] = best
+        return True
+
+    def _box(self, cells: list[int]):
+        points = np.concatenate([self.x[cells], self.m[cells]])
+        radius = self.columns.radius_px
+        low = np.maximum(np.floor(points.min(axis=0) - radius), 0).astype(int)
+        high = np.minimum(np.ceil(points.max(axis=0) + radius) + 1, self.counts.shape).astype(int)
+        high = np.maximum(high, low)
+        return np.s_[low[0] : high[0], low[1] : high[1]]
+
+    def _image(self, cell: int, cls: int, box) -> np.ndarray:
+        rows, cols = box
+        image = np.zeros((rows.stop - rows.start, cols.stop - cols.start))
+        for kind in _present(int(cls)):
+            (r, c), stamp = self.parts[cell][kind]
+            image[
+                r.start - rows.start : r.stop - rows.start,
+                c.start - cols.start : c.stop - cols.start,
+            ] += stamp
+        return image
+
+
+def _present(cls: int) -> list[str]:
+    """Kinds of column that a cell of that class shows."""
+    kinds = {0: ["chalcogen_pair"], 1: ["chalcogen_single"], 2: []}[cls % 3]
+    return kinds + (["metal"] if cls < 3 else [])
