@@ -24,29 +24,48 @@ _MOST_SWEEPS = 20
 
 @dataclass(frozen=True, slots=True)
 class ColumnImages:
-    """Expected counts of single columns, radially symmetric.
+    """Expected counts of single columns, round on the sample, distorted as the scan does.
 
     Attributes
     ----------
     metal, chalcogen_pair, chalcogen_single : callable
-        Take distances [px], return expected counts per pixel.
-    radius_px : float
+        Take distances on the sample [nm], return expected counts per pixel.
+    radius_nm : float
         Beyond it they are 0.
+    nm_per_px : ndarray of shape (2, 2)
+        Takes (y, x) in image pixels to the sample.
+    row_shift_px : ndarray of shape (M,), optional
+        Row ``i`` shows the sample at x + shift.
     """
 
     metal: Callable[[np.ndarray], np.ndarray]
     chalcogen_pair: Callable[[np.ndarray], np.ndarray]
     chalcogen_single: Callable[[np.ndarray], np.ndarray]
-    radius_px: float
+    radius_nm: float
+    nm_per_px: np.ndarray
+    row_shift_px: np.ndarray | None = None
 
-    def stamp(self, kind: str, point: np.ndarray, shape: tuple[int, int]):
-        """Return the part of the image a column reaches, as slices, and its counts there."""
-        low = np.maximum(np.ceil(point - self.radius_px), 0).astype(int)
-        high = np.minimum(np.floor(point + self.radius_px) + 1, shape).astype(int)
+    @property
+    def reach_px(self) -> np.ndarray:
+        """How far a column reaches up and sideways in the image, shape (2,)."""
+        reach = self.radius_nm * np.linalg.norm(np.linalg.inv(self.nm_per_px), axis=1)
+        shift = 0.0 if self.row_shift_px is None else float(np.abs(self.row_shift_px).max())
+        return reach + np.array([0.0, shift])
+
+    def stamp(
+        self, kind: str, point: np.ndarray, shape: tuple[int, int]
+    ) -> tuple[tuple[slice, slice], np.ndarray]:
+        """Return the part of the image that a column reaches, as slices, and its counts there."""
+        low = np.maximum(np.ceil(point - self.reach_px), 0).astype(int)
+        high = np.minimum(np.floor(point + self.reach_px) + 1, shape).astype(int)
         high = np.maximum(high, low)
         y = np.arange(low[0], high[0])[:, None] - point[0]
         x = np.arange(low[1], high[1])[None, :] - point[1]
-        return np.s_[low[0] : high[0], low[1] : high[1]], getattr(self, kind)(np.hypot(y, x))
+        if self.row_shift_px is not None:
+            x = x + self.row_shift_px[low[0] : high[0], None]
+        (yy, yx), (xy, xx) = self.nm_per_px
+        distance = np.hypot(yy * y + yx * x, xy * y + xx * x)
+        return np.s_[low[0] : high[0], low[1] : high[1]], getattr(self, kind)(distance)
 
 
 class IdealObserver:
@@ -61,8 +80,8 @@ class IdealObserver:
     columns : ColumnImages
     rates : sequence of 6 floats
         Share of the cells in each class.
-    background : float
-        Expected counts per pixel that no column gives.
+    background : float or ndarray of shape (M, N)
+        Expected counts per pixel that no column gives: contamination.
     """
 
     def __init__(
@@ -72,7 +91,7 @@ class IdealObserver:
         metal_px: np.ndarray,
         columns: ColumnImages,
         rates: Sequence[float],
-        background: float = 0.0,
+        background: float | np.ndarray = 0.0,
     ) -> None:
         self.counts = np.asarray(counts, float)
         self.x, self.m = np.asarray(chalcogen_px, float), np.asarray(metal_px, float)
@@ -80,9 +99,10 @@ class IdealObserver:
         with np.errstate(divide="ignore"):
             self.log_rates = np.log(np.asarray(rates, float))
         middles = (self.x + self.m) / 2
-        a_px = np.linalg.norm(self.x - self.m, axis=1).mean() * np.sqrt(3)
-        pairs = cKDTree(middles).query_pairs(1.2 * a_px, output_type="ndarray")
-        self.pairs = pairs
+        nearest, _ = cKDTree(middles).query(middles, k=2)
+        self.pairs = cKDTree(middles).query_pairs(
+            1.5 * float(np.median(nearest[:, 1])), output_type="ndarray"
+        )
         self.parts = [
             {
                 kind: columns.stamp(kind, point, self.counts.shape)
@@ -97,7 +117,7 @@ class IdealObserver:
 
     def expected(self, classes: np.ndarray) -> np.ndarray:
         """Return the expected counts of an occupancy, shape (M, N)."""
-        mean = np.full(self.counts.shape, self.background)
+        mean = np.zeros(self.counts.shape) + self.background
         for parts, cls in zip(self.parts, classes, strict=True):
             for kind in _present(int(cls)):
                 where, stamp = parts[kind]
@@ -122,9 +142,9 @@ class IdealObserver:
     def _climb(self, classes: np.ndarray) -> np.ndarray:
         mean = self.expected(classes)
         active = np.ones(len(classes), bool)
-        neighbours = cKDTree((self.x + self.m) / 2).query_ball_point(
-            (self.x + self.m) / 2, 2.2 * self.columns.radius_px
-        )
+        middles = (self.x + self.m) / 2
+        reach = 2.2 * float(self.columns.reach_px.max())
+        neighbours = cKDTree(middles).query_ball_point(middles, reach)
         for _ in range(_MOST_SWEEPS):
             changed = False
             for k in np.flatnonzero(active):
@@ -165,9 +185,9 @@ class IdealObserver:
 
     def _box(self, cells: list[int]):
         points = np.concatenate([self.x[cells], self.m[cells]])
-        radius = self.columns.radius_px
-        low = np.maximum(np.floor(points.min(axis=0) - radius), 0).astype(int)
-        high = np.minimum(np.ceil(points.max(axis=0) + radius) + 1, self.counts.shape).astype(int)
+        reach = self.columns.reach_px
+        low = np.maximum(np.floor(points.min(axis=0) - reach), 0).astype(int)
+        high = np.minimum(np.ceil(points.max(axis=0) + reach) + 1, self.counts.shape).astype(int)
         high = np.maximum(high, low)
         return np.s_[low[0] : high[0], low[1] : high[1]]
 
