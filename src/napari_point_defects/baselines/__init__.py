@@ -1,0 +1,1 @@
+"""Judges that learn nothing: what the networks are compared with."""
