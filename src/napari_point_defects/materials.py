@@ -104,6 +104,11 @@ class Material:
         return f"{self.metal}{self.chalcogen}2"
 
     @property
+    def bond_nm(self) -> float:
+        """Distance d between first-neighbour columns, seen along c."""
+        return float(BOND * self.lattice_constant_nm)
+
+    @property
     def cell_area_nm2(self) -> float:
         """Area of the primitive cell."""
         return float(CELL_AREA * self.lattice_constant_nm**2)

@@ -20,7 +20,7 @@ def list_materials() -> None:
     from rich.table import Table
 
     from napari_point_defects.material_files import materials_file
-    from napari_point_defects.materials import BOND, MATERIALS, known_materials
+    from napari_point_defects.materials import MATERIALS, known_materials
     from napari_point_defects.simulation.columns import MicroscopeSettings, columns_are_known
     from napari_point_defects.weights.trained_on import shipped_materials
 
@@ -36,7 +36,7 @@ def list_materials() -> None:
         table.add_row(
             formula,
             f"{material.lattice_constant_nm:.4f}",
-            f"{material.lattice_constant_nm * BOND:.4f}",
+            f"{material.bond_nm:.4f}",
             f"{material.chalcogen_distance_nm:.4f}",
             f"{material.cell_area_nm2:.5f}",
             ("shipped" if formula in MATERIALS else "simulated") if ready else "not yet",
