@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -106,7 +107,8 @@ def know_material(settings: dict[str, Any], where: str) -> None:
 def entry_of_row(row: tuple) -> ImageEntry:
     """Make an entry of a row of the database."""
     numbers, settings = row[11:19], json.loads(row[19])
-    know_material(settings, f"the labels of {row[2]}")
+    with suppress(PointDefectsError):  # of another version; labels are never lost over it
+        know_material(settings, f"the labels of {row[2]}")
     return ImageEntry(
         id=row[0],
         sha256=row[1],

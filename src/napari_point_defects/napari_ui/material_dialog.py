@@ -79,6 +79,9 @@ class MaterialDialog(QDialog):
         self.message.setAlignment(Qt.AlignmentFlag.AlignTop)
         self.buttons = QDialogButtonBox(QDialogButtonBox.StandardButton.Cancel)
         self.add = self.buttons.addButton("Add", QDialogButtonBox.ButtonRole.AcceptRole)
+        # Enter in a field adds, or does nothing yet: it never cancels
+        self.add.setDefault(True)
+        self.buttons.button(QDialogButtonBox.StandardButton.Cancel).setAutoDefault(False)
         self._lay_out()
 
         for box in (self.metal, self.chalcogen):
@@ -98,8 +101,8 @@ class MaterialDialog(QDialog):
             self._say(str(error), wrong=True)
             return
         self.material = material
+        material_news.changed.emit()  # first: who asked can only choose what it offers
         super().accept()
-        material_news.changed.emit()
 
     def _asked(self) -> Material:
         """Return the material that the fields describe."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from napari.utils.notifications import show_warning
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QHBoxLayout, QPushButton, QToolButton, QWidget
+from qtpy.QtWidgets import QHBoxLayout, QPushButton, QWidget
 
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.materials import MATERIALS, known_materials
@@ -38,8 +38,7 @@ class MaterialEditor(QWidget):
     def __init__(self) -> None:
         super().__init__()
         self.box = ChoiceEditor(known_formulas())
-        self.other = QToolButton()
-        self.other.setText(_OTHER)
+        self.other = QPushButton(_OTHER)
         self.other.setToolTip(_OTHER_TIP)
         self.dialog: MaterialDialog | None = None
         layout = QHBoxLayout(self)

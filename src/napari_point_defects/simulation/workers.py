@@ -117,7 +117,7 @@ def prepare_columns(
                 running[name] = context.Process(target=_prepare, args=(name, microscope, known))
                 running[name].start()
             done = total - len(waiting) - len(running)
-            on_progress(done / total, f"abTEM: columns of {', '.join(running)} (minutes)")
+            on_progress(done / total, f"abTEM: columns of {', '.join(running)} (about a minute)")
             for name, process in list(running.items()):
                 process.join(_POLL_S)
                 if process.exitcode is None:
