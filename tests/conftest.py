@@ -138,6 +138,18 @@ def data_folder(monkeypatch, tmp_path):
     return folder
 
 
+@pytest.fixture(autouse=True)
+def materials_toml(monkeypatch, tmp_path):
+    """Materials of a test never go to the user's own file, nor on to the next test."""
+    from napari_point_defects import material_files, materials
+
+    path = tmp_path / "user config" / "materials.toml"
+    monkeypatch.setenv(material_files.ENVIRONMENT, str(path))
+    monkeypatch.setattr(material_files, "_chosen", None)
+    monkeypatch.setattr(materials, "_adopted", {})
+    return path
+
+
 @pytest.fixture
 def viewer(stem_data):
     """napari's viewer without its window, holding the image: enough for what a widget does."""

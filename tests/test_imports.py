@@ -16,7 +16,7 @@ USER_INTERFACE = {"napari", "magicgui", "qtpy", "superqt", "PyQt5", "PyQt6", "Py
 
 # DESIGN.md: a module may import from rows above its own, and from its own part of its own row.
 ROWS = [
-    {"errors", "materials", "measured", "records"},
+    {"errors", "material_files", "materials", "measured", "records"},
     # what reads, writes and transforms records: these may use each other
     {
         "analysis_settings",
@@ -31,6 +31,7 @@ ROWS = [
         "matching",
         "netcasting",
         "outputs",
+        "own_materials",
         "profile_outputs",
         "profiles",
         "readers",

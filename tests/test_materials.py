@@ -4,6 +4,11 @@ import numpy as np
 import pytest
 
 from napari_point_defects.errors import PointDefectsError
+from napari_point_defects.material_files import (
+    elements,
+    estimated_chalcogen_distance_nm,
+    split_formula,
+)
 from napari_point_defects.materials import (
     BOND,
     CELL_AREA,
@@ -14,6 +19,7 @@ from napari_point_defects.materials import (
     MATERIALS,
     METAL_SITES,
     DefectClass,
+    define_material,
     get_material,
 )
 
@@ -125,6 +131,43 @@ def test_area_of_the_papers_census():
 @pytest.mark.parametrize("name", ["MoTe2", "mote2", " MoTe₂ ", "2H-MoTe2", "2h MOTE2", "Mo Te2"])
 def test_material_by_any_spelling(name):
     assert get_material(name) is MATERIALS["MoTe2"]
+
+
+@pytest.mark.parametrize(
+    ("chalcogen", "distance_nm"),
+    # of the six as shipped; NbS2, TaS2 (S), NbSe2, TaSe2 (Se): from bond lengths in bulk 2H
+    [
+        *((m.chalcogen, m.chalcogen_distance_nm) for m in MATERIALS.values()),
+        ("S", 2 * np.sqrt(0.2470**2 - (0.3324 * BOND) ** 2)),
+        ("S", 2 * np.sqrt(0.2468**2 - (0.3314 * BOND) ** 2)),
+        ("Se", 2 * np.sqrt(0.2596**2 - (0.3445 * BOND) ** 2)),
+        ("Se", 2 * np.sqrt(0.2590**2 - (0.3436 * BOND) ** 2)),
+    ],
+)
+def test_the_layer_is_as_thick_as_estimated(chalcogen, distance_nm):
+    assert estimated_chalcogen_distance_nm(chalcogen) == pytest.approx(distance_nm, rel=0.02)
+
+
+def test_elements_are_those_of_the_periodic_table():
+    assert len(elements()) == 103
+    assert {"H", "Nb", "Se", "Lr"} <= elements().keys()
+    assert "X" not in elements()
+    assert split_formula("NbSe₂") == ("Nb", "Se")
+    assert split_formula("VS2") == ("V", "S")
+
+
+def test_a_material_of_ones_own():
+    material = define_material("nb", "se", 0.3442)
+    assert (material.formula, material.class_labels[4]) == ("NbSe2", "V_Se1+V_Nb")
+    assert material.cell_area_nm2 == pytest.approx(0.10260, abs=1e-5)
+    assert material.bond_nm == pytest.approx(0.19872, abs=1e-5)
+    assert "estimated" in material.source
+    again = define_material(**material.definition())
+    assert again == material
+    # of the source alone nothing depends
+    assert define_material("Nb", "Se", 0.3442, 0.3353).has_lengths_of(material)
+    assert not define_material("Nb", "Se", 0.3443, 0.3353).has_lengths_of(material)
+    assert not define_material("Nb", "S", 0.3442, 0.3353).has_lengths_of(material)
 
 
 @pytest.mark.parametrize("name", ["", "MoTe", "MoTe22", "graphene", "TeMo2", "../MoTe2"])

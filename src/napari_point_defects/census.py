@@ -252,6 +252,7 @@ def census_dict(
     a_nm = math.sqrt(census.cell_area_nm2 * 2 / math.sqrt(3))
     return {
         "material": census.material.formula,
+        "material_definition": census.material.definition(),
         "pixel_size_nm": [float(size) for size in pixel_size_nm],
         "pixel_size_source": pixel_size_source,
         "lattice": {

@@ -21,6 +21,7 @@ from napari_point_defects.lattice import find_lattice
 from napari_point_defects.materials import get_material
 from napari_point_defects.netcasting import Recast, cast_net, recast
 from napari_point_defects.records import Hexagons, Lattice, StemImage, UnitCells
+from napari_point_defects.weights.trained_on import untrained_warning
 
 Progress = Callable[[float, str], None]
 
@@ -99,7 +100,9 @@ def detect(
     size, source, warning = choose_pixel_size(
         calibration, lattice, material, trust_file=settings.trust_pixel_size
     )
-    warnings = [warning] if warning else []
+    networks = {"detector": settings.detector_weights, "classifier": settings.classifier_weights}
+    untrained = untrained_warning(material.formula, networks)
+    warnings = [line for line in (warning, untrained) if line]
     if lattice.sublattice_confidence < 0.9 and settings.sublattice_rank == 0:
         warnings.append(
             f"which sublattice is X and which M is uncertain "

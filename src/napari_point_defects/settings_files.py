@@ -55,8 +55,22 @@ def make_settings(model: type[_Model], values: Mapping[str, Any], source: str) -
         raise PointDefectsError(f"{source}: {where}{': ' * bool(where)}{first['msg']}") from error
 
 
-def write_settings(path: Path, settings: BaseModel, overwrite: bool = False) -> None:
+def write_settings(
+    path: Path,
+    settings: BaseModel,
+    overwrite: bool = False,
+    *,
+    beside: Mapping[str, Any] | None = None,
+) -> None:
     """Write settings whole; reading them back gives the same settings.
+
+    Parameters
+    ----------
+    path : Path
+    settings : BaseModel
+    overwrite : bool
+    beside : mapping, optional
+        What else the file is to say; who reads it takes that out before the settings are made.
 
     Raises
     ------
@@ -67,7 +81,10 @@ def write_settings(path: Path, settings: BaseModel, overwrite: bool = False) -> 
     if path.suffix.lower() not in SUFFIXES:
         raise PointDefectsError(f"{path.name!r}: end the name in .toml or .json")
     if _is_toml(path):
-        text = tomli_w.dumps(_without_none(settings))
+        text = tomli_w.dumps(_without_none(settings) | dict(beside or {}))
+    elif beside:
+        values = settings.model_dump(mode="json") | dict(beside)
+        text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
     else:
         text = settings.model_dump_json(indent=2) + "\n"
     with atomic_write(path, overwrite) as temporary:

@@ -313,7 +313,7 @@ class TrainingSet:
         return LabelledImage(
             pixels,
             lattice,
-            get_material(image["material"]).formula,
+            _formula(image["material"]),
             np.array(labels.hexagons, float).reshape(-1, 2),
             np.array(labels.chalcogen, float).reshape(-1, 2),
             np.array(labels.metal, float).reshape(-1, 2),
@@ -327,6 +327,17 @@ class TrainingSet:
         """Return the number of unit cells of each class, shape (6,); unjudged ones do not count."""
         classes = np.array([c for labels in self._labels for c in labels.classes], int)
         return np.bincount(classes[classes != UNLABELLED], minlength=6)
+
+
+def _formula(name: str) -> str:
+    """Return the formula as the program writes it; one that is not known here stays as it is.
+
+    A set of somebody else's material can be learned from all the same.
+    """
+    try:
+        return get_material(name).formula
+    except PointDefectsError:
+        return str(name)
 
 
 @dataclass(slots=True)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from napari_point_defects.errors import PointDefectsError
-from napari_point_defects.materials import DefectClass
+from napari_point_defects.materials import DefectClass, adopt_definitions
 from napari_point_defects.training_set import ANNOTATIONS, FIRST_CELL_CATEGORY, TrainingSet
 
 _PIECE = 2**22
@@ -32,6 +32,8 @@ def read_set_settings(folder: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(values, dict):
         raise PointDefectsError(f"{path} holds no settings: it must be a JSON object")
+    # an image has its own scale: what the formula means here does not matter to who learns from it
+    adopt_definitions(values.get("material_definitions", ()), str(path), same=False)
     return values
 
 

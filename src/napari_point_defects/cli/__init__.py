@@ -1,8 +1,9 @@
-"""The command line: analyze, demo, simulate, train, evaluate, labels."""
+"""The command line: analyze, demo, simulate, train, evaluate, labels, materials."""
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,9 +12,11 @@ from napari_point_defects import __version__
 from napari_point_defects.cli.analysis import analyze, demo
 from napari_point_defects.cli.evaluation import evaluate
 from napari_point_defects.cli.labels import labels_app
+from napari_point_defects.cli.materials import materials_app
 from napari_point_defects.cli.simulation import simulate, simulate_image
 from napari_point_defects.cli.training import train_app
 from napari_point_defects.errors import PointDefectsError
+from napari_point_defects.material_files import use_materials_file
 
 app = typer.Typer(
     help="Count the point defects in atomic-resolution HAADF-STEM images of 2H-MX₂ monolayers.",
@@ -28,6 +31,7 @@ app.command("simulate-image")(simulate_image)
 app.add_typer(train_app, name="train")
 app.command()(evaluate)
 app.add_typer(labels_app, name="labels")
+app.add_typer(materials_app, name="materials")
 
 
 def main() -> None:
@@ -50,5 +54,9 @@ def _common(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show it")
     ] = False,
+    material_file: Annotated[
+        Path | None, typer.Option(help="TOML file of your own materials, instead of the usual one")
+    ] = None,
 ) -> None:
     """Take the options that stand before the command."""
+    use_materials_file(material_file)

@@ -40,14 +40,14 @@ def simulate(
     ] = None,
 ) -> None:
     """Make a training set: images, COCO JSON, and the settings they were made with."""
-    from napari_point_defects.materials import get_material
     from napari_point_defects.settings_files import write_settings
-    from napari_point_defects.simulation.presets import check_materials
+    from napari_point_defects.simulation.presets import with_formulas
+    from napari_point_defects.simulation.set_records import beside_settings
 
     if out is None and save_settings is None:
         raise PointDefectsError("give --out for a set, or --save-settings for its settings alone")
     given = {
-        "materials": [get_material(m).formula for m in material] if material else None,
+        "materials": material or None,
         "train_images": images,
         "validation_images": validation_images,
         "seed": seed,
@@ -55,10 +55,9 @@ def simulate(
     given = {key: value for key, value in given.items() if value is not None}
     if resume and settings is None and out is not None:
         settings = out / "settings.json"
-    chosen = _chosen(preset, settings, given)
-    check_materials(chosen)
+    chosen = with_formulas(_chosen(preset, settings, given))
     if save_settings is not None:
-        write_settings(save_settings, chosen)
+        write_settings(save_settings, chosen, beside=beside_settings(chosen.materials))
         typer.echo(f"settings in {save_settings}")
     if out is not None:
         _make(chosen, out, workers, resume)
@@ -69,11 +68,12 @@ def _chosen(preset: str, path: Path | None, given: dict) -> TrainingSetSettings:
 
     from napari_point_defects.settings_files import read_settings
     from napari_point_defects.simulation.presets import PRESETS, TrainingSetSettings
+    from napari_point_defects.simulation.set_records import settings_alone
 
     if preset not in PRESETS:
         raise PointDefectsError(f"unknown preset {preset!r}: choose one of {', '.join(PRESETS)}")
-    values = PRESETS[preset].model_dump() | (read_settings(path) if path else {}) | given
-    values.pop("program", None)
+    read = settings_alone(read_settings(path), str(path)) if path else {}
+    values = PRESETS[preset].model_dump() | read | given
     try:
         return TrainingSetSettings.model_validate(values)
     except ValidationError as error:
@@ -110,9 +110,10 @@ def simulate_image(
 
     from napari_point_defects.settings_files import read_settings
     from napari_point_defects.simulation.recipes import Recipe, write_recipe
+    from napari_point_defects.simulation.set_records import settings_alone
 
     try:
-        chosen = Recipe.model_validate(read_settings(recipe))
+        chosen = Recipe.model_validate(settings_alone(read_settings(recipe), str(recipe)))
     except ValidationError as error:
         raise as_user_error(error) from error
     paths = write_recipe(chosen, recipe.stem, out, overwrite)

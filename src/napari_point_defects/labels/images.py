@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,11 +18,13 @@ from typing import Any
 import numpy as np
 
 from napari_point_defects.errors import PointDefectsError
+from napari_point_defects.materials import adopt_definitions, own_definitions
 from napari_point_defects.records import Calibration, Lattice, StemImage
 
 COPIES = "images"
 """Folder of the copies, inside the project folder."""
 
+_DEFINITIONS = "material_definitions"
 _LARGEST_SEARCHED = 1000
 
 
@@ -87,9 +90,25 @@ def entry_row(entry: ImageEntry) -> tuple:
     )
 
 
+def with_definition(settings: dict[str, Any], formula: str) -> dict[str, Any]:
+    """Return an image's settings with the definition of its material, if it is the user's own.
+
+    It travels with the labels, so that they can be opened where nobody has added the material.
+    """
+    definitions = own_definitions([formula])
+    return settings | {_DEFINITIONS: definitions} if definitions else settings
+
+
+def know_material(settings: dict[str, Any], where: str) -> None:
+    """Know the material that an image's settings define, unless it is known already."""
+    adopt_definitions(settings.get(_DEFINITIONS, ()), where, same=False)
+
+
 def entry_of_row(row: tuple) -> ImageEntry:
     """Make an entry of a row of the database."""
-    numbers = row[11:19]
+    numbers, settings = row[11:19], json.loads(row[19])
+    with suppress(PointDefectsError):  # of another version; labels are never lost over it
+        know_material(settings, f"the labels of {row[2]}")
     return ImageEntry(
         id=row[0],
         sha256=row[1],
@@ -101,7 +120,7 @@ def entry_of_row(row: tuple) -> ImageEntry:
         pixel_size_nm=None if row[8] is None else (row[8], row[9]),
         pixel_size_source=row[10],
         lattice=Lattice(np.array(numbers[:2]), np.array(numbers[2:6]).reshape(2, 2), *numbers[6:]),
-        settings=json.loads(row[19]),
+        settings=settings,
     )
 
 

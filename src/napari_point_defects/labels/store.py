@@ -21,6 +21,7 @@ from napari_point_defects.labels.images import (
     entry_row,
     read_entry,
     store_image,
+    with_definition,
 )
 from napari_point_defects.labels.items import Conflict, read_items, write_items
 from napari_point_defects.labels.tables import (
@@ -161,7 +162,7 @@ class LabelStore:
             lattice=lattice,
             pixel_size_nm=pixel_size_nm,
             pixel_size_source=pixel_size_source,
-            settings=settings or {},
+            settings=with_definition(settings or {}, material),
         )
         with schema.user_errors(self.path):
             known = self.entry_of(sha256)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from napari_point_defects.labels.images import ImageEntry, safe_path
+from napari_point_defects.labels.images import ImageEntry, know_material, safe_path
 from napari_point_defects.labels.tables import STATES, UNLABELLED, Kind, complete, empty
 from napari_point_defects.materials import DefectClass, get_material
 from napari_point_defects.records import Lattice
@@ -84,6 +84,7 @@ def image_entry(fields: dict[str, Any]) -> ImageEntry:
         raise ValueError("the lattice has no area")
     if not isinstance(fields["settings"], dict):
         raise TypeError("settings must be an object")
+    know_material(fields["settings"], f"the labels of {name}")
     return ImageEntry(
         id=0,
         sha256=sha256,

@@ -13,7 +13,6 @@ from qtpy.QtWidgets import QLabel
 
 from napari_point_defects import pipeline
 from napari_point_defects.errors import PointDefectsError
-from napari_point_defects.materials import MATERIALS
 from napari_point_defects.napari_ui.box_correction import box_correction
 from napari_point_defects.napari_ui.hexagon_layers import hexagons_layer_data
 from napari_point_defects.napari_ui.history import history_of
@@ -31,6 +30,7 @@ from napari_point_defects.napari_ui.links import (
     replace_layer,
     set_aside,
 )
+from napari_point_defects.napari_ui.material_editors import MaterialEditor
 from napari_point_defects.napari_ui.pane import Pane
 from napari_point_defects.napari_ui.run_panel import RunPanel
 from napari_point_defects.napari_ui.settings_form import (
@@ -71,7 +71,7 @@ class DetectWidget(Pane):
         self._viewer = viewer = own_viewer(napari_viewer)
         self.images = LayerChooser(viewer, lambda layer: isinstance(layer, Image), "open an image")
         self.form = SettingsForm(
-            pipeline.AnalysisSettings, MAIN_FIELDS, choices={"material": tuple(MATERIALS)}
+            pipeline.AnalysisSettings, MAIN_FIELDS, editors={"material": MaterialEditor}
         )
         self.advanced = SettingsForm(
             pipeline.AnalysisSettings,

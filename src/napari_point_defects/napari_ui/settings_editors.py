@@ -180,14 +180,25 @@ class ChoicesEditor(QWidget):
 
     def __init__(self, options: Sequence[Any], columns: int = 3) -> None:
         super().__init__()
-        self.boxes = {option: QCheckBox(str(option)) for option in options}
+        self.boxes: dict[Any, QCheckBox] = {}
+        self._columns = columns
         self._given: tuple[Any, ...] = ()
         layout = QGridLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(2)
-        for i, box in enumerate(self.boxes.values()):
-            layout.addWidget(box, i // columns, i % columns)
-            box.toggled.connect(lambda _: self.changed.emit())
+        for option in options:
+            self.add_option(option)
+
+    def add_option(self, option: Any) -> None:
+        """Offer one more value."""
+        box = QCheckBox(str(option))
+        self.layout().addWidget(box, *self._place(len(self.boxes)))
+        self.boxes[option] = box
+        box.toggled.connect(lambda _: self.changed.emit())
+
+    def _place(self, index: int) -> tuple[int, int]:
+        """Return the row and the column of the grid that a number stands for."""
+        return divmod(index, self._columns)
 
     def get(self) -> tuple[Any, ...]:
         """Return the ticked values, in the order they were set if those are the same."""

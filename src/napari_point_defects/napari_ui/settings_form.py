@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,8 @@ class SettingsForm(QWidget):
         Values to choose from, for text fields that do not list their own.
     empty : mapping of str to str, optional
         What an optional field shows while it is None.
+    editors : mapping of str to callable, optional
+        Make the editors of fields that have one of their own, with ``get``, ``set``, ``changed``.
     exact : bool
         Edit numbers so that those set are kept to the last digit, and the wheel scrolls the form.
     """
@@ -99,6 +101,7 @@ class SettingsForm(QWidget):
         *,
         choices: Mapping[str, Sequence[str]] | None = None,
         empty: Mapping[str, str] | None = None,
+        editors: Mapping[str, Callable[[], QWidget]] | None = None,
         exact: bool = False,
     ) -> None:
         super().__init__()
@@ -111,7 +114,10 @@ class SettingsForm(QWidget):
         for name in fields:
             schema = _flat(properties[name])
             options = schema.get("enum") or (choices or {}).get(name)
-            if exact:
+            if name in (editors or {}):
+                editor = editors[name]()
+                editor.changed.connect(self.changed)
+            elif exact:
                 editor = _exact_editor(schema, options)
                 editor.changed.connect(self.changed)
             else:

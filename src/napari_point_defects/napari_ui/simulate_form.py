@@ -8,7 +8,8 @@ from typing import Any
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QVBoxLayout, QWidget
 
-from napari_point_defects.materials import MATERIALS, DefectClass, get_material
+from napari_point_defects.materials import DefectClass, get_material
+from napari_point_defects.napari_ui.material_editors import MaterialsEditor
 from napari_point_defects.napari_ui.settings_form import (
     SettingsForm,
     advanced_box,
@@ -60,7 +61,6 @@ def class_names(materials: Sequence[str] = ()) -> tuple[str, ...]:
 
 _CHOICES = {
     "preset": tuple(PRESETS),
-    "materials": tuple(MATERIALS),
     "class_mix": class_names()[1:],
 }
 
@@ -138,4 +138,5 @@ class SimulateForm(QWidget):
 
 
 def _form(fields: tuple[str, ...]) -> SettingsForm:
-    return SettingsForm(TrainingSetSettings, fields, choices=_CHOICES, exact=True)
+    editors = {"materials": MaterialsEditor}
+    return SettingsForm(TrainingSetSettings, fields, choices=_CHOICES, editors=editors, exact=True)

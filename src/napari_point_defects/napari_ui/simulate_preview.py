@@ -68,7 +68,7 @@ class SimulatePreview(QWidget):
         self.to_viewer.setToolTip("<p>Add this example as a layer beside your image.</p>")
         self.columns = QPushButton("Simulate this microscope's columns")
         self.columns.setToolTip(
-            "<p>Runs abTEM multislice for each material: minutes, once; the result is kept.</p>"
+            "<p>Runs abTEM multislice, once: about a minute for each material.</p>"
         )
         self._lay_out()
 

@@ -32,6 +32,7 @@ from napari_point_defects.settings_files import SUFFIXES, write_settings
 from napari_point_defects.simulation.images import unknown_columns
 from napari_point_defects.simulation.presets import TrainingSetSettings, load_settings
 from napari_point_defects.simulation.process import make_set_apart, prepare_columns_apart
+from napari_point_defects.simulation.set_records import beside_settings
 from napari_point_defects.simulation.sets import FoundSet, find_set
 
 _SIMULATE = "Simulate", "<p>Write the training set into the output folder.</p>"
@@ -143,7 +144,9 @@ class SimulateWidget(QWidget):
         if not path.suffix:
             path = path.with_suffix(SUFFIXES[0])
         try:
-            write_settings(path, self.form.settings(), overwrite)
+            settings = self.form.settings()
+            beside = beside_settings(settings.materials)
+            write_settings(path, settings, overwrite, beside=beside)
         except PointDefectsError as error:
             self.run.fail(error)
         else:

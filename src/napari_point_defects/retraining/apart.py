@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from napari_point_defects.errors import PointDefectsError, Stopped
+from napari_point_defects.materials import definitions_to_pin, pin_materials
 from napari_point_defects.retraining.folder import Retrained, load_run
 from napari_point_defects.retraining.settings import RetrainSettings
 
@@ -47,6 +48,7 @@ def retrain_apart(
         "settings": settings.model_dump(mode="json"),
         "folder": str(folder),
         "resume": resume,
+        "own_materials": definitions_to_pin(),
     }
     on_progress(0.0, "starting")
     tell = {"progress": on_progress, "step": on_step, "epoch": on_epoch}
@@ -105,6 +107,7 @@ def serve() -> None:
             stop.set()
 
     try:
+        pin_materials(orders["own_materials"])
         retrain(
             RetrainSettings.model_validate(orders["settings"]),
             Path(orders["folder"]),

@@ -14,7 +14,7 @@ from torch.utils.data import ConcatDataset
 
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.fitting import read_splits
-from napari_point_defects.materials import LATTICE_VECTORS, MATERIALS, DefectClass
+from napari_point_defects.materials import LATTICE_VECTORS, MATERIALS, DefectClass, own_definitions
 from napari_point_defects.retraining.settings import RetrainSettings
 from napari_point_defects.training_set import (
     UNLABELLED,
@@ -97,7 +97,10 @@ def gather(settings: RetrainSettings) -> LearningData:
             "images": len(labelled),
             "learned": class_counts(learned).tolist(),
             "held_out": class_counts(held_out).tolist(),
+            "materials": list(dict.fromkeys(item.material for item in labelled)),
         }
+        if own := own_definitions(counts["materials"]):
+            counts["material_definitions"] = own
         record = {"sets": records, "labels": counts}
     return LearningData(
         ConcatDataset([train for train, _ in splits]) if splits else [],

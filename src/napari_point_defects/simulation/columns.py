@@ -233,8 +233,10 @@ def _places(material: Material, microscope: MicroscopeSettings) -> tuple[Travers
     # A user's own material may share a formula with a bundled one.
     if MATERIALS.get(material.formula) != material or not bundled.is_file():
         bundled = None
-    own = hashlib.sha256(repr(material).encode()).hexdigest()[:8]
-    return bundled, cache_folder() / f"{own}_{name}"
+    # what a column is made of; its image knows nothing of the lattice constant, nor of a source
+    column = repr((material.metal, material.chalcogen, material.chalcogen_distance_nm))
+    own = repr(material) if material.formula in MATERIALS else column
+    return bundled, cache_folder() / f"{hashlib.sha256(own.encode()).hexdigest()[:8]}_{name}"
 
 
 def encode_columns(columns: ColumnProfiles, microscope: MicroscopeSettings) -> str:

@@ -20,6 +20,7 @@ from napari_point_defects.materials import MATERIALS, get_material
 from napari_point_defects.settings_files import NONE, make_settings, read_settings
 from napari_point_defects.simulation.columns import MicroscopeSettings
 from napari_point_defects.simulation.scenes import SceneSettings
+from napari_point_defects.simulation.set_records import settings_alone
 
 Range = tuple[float, float]
 NonNegative = tuple[NonNegativeFloat, NonNegativeFloat]
@@ -300,11 +301,20 @@ def load_settings(path: Path, preset: str | None = None) -> TrainingSetSettings:
     PointDefectsError
         With one line that names the file and the setting.
     """
-    values = read_settings(path)
-    values.pop("program", None)  # which a set records beside them
+    values = settings_alone(read_settings(path), str(path))
     base = PRESETS.get(preset or str(values.get("preset")), PRESETS["wide"])
     settings = make_settings(TrainingSetSettings, base.model_dump() | values, str(path))
-    # as the program writes them: mote2 and 2H-MoTe2 are MoTe2
+    return with_formulas(settings)
+
+
+def with_formulas(settings: TrainingSetSettings) -> TrainingSetSettings:
+    """Return settings whose materials are written as the program writes them: mote2 is MoTe2.
+
+    Raises
+    ------
+    PointDefectsError
+        If a material is not known.
+    """
     formulas = tuple(get_material(name).formula for name in settings.materials)
     return settings.model_copy(update={"materials": formulas})
 

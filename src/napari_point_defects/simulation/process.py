@@ -22,6 +22,7 @@ from typing import IO, Any
 import numpy as np
 
 from napari_point_defects.errors import PointDefectsError, Stopped
+from napari_point_defects.materials import definitions_to_pin, pin_materials
 from napari_point_defects.simulation.columns import MicroscopeSettings
 from napari_point_defects.simulation.presets import TrainingSetSettings
 from napari_point_defects.simulation.sets import simulate_training_set
@@ -84,6 +85,7 @@ def _request(request: dict[str, Any], on_progress: Progress, should_stop: Should
     lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     reader = threading.Thread(target=_read, args=(process.stdout, lines), daemon=True)
     try:
+        request = request | {"own_materials": definitions_to_pin()}
         process.stdin.write(json.dumps(request).encode() + b"\n")
         process.stdin.flush()
         reader.start()
@@ -136,6 +138,7 @@ def _follow(process, lines, on_progress: Progress, should_stop: ShouldStop) -> A
 
 
 def _answer(request: dict[str, Any], callbacks: dict[str, Callable]) -> Any:
+    pin_materials(request["own_materials"])
     workers = request["workers"] or os.cpu_count() or 1
     if "settings" in request:
         settings = TrainingSetSettings.model_validate(request["settings"])

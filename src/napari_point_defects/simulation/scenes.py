@@ -156,7 +156,7 @@ def make_scene(
     superposer = _superposer(
         shape,
         settings.pixel_size_nm,
-        settings.material,
+        get_material(settings.material),  # not its formula: the user may change what it means
         microscope,
         Blur(
             settings.source_fwhm_nm,
@@ -200,7 +200,7 @@ def make_scene(
 
 @lru_cache(maxsize=4)
 def _superposer(shape, pixel_size_nm, material, microscope, blur, chalcogen_gain) -> Superposer:
-    columns = load_columns(get_material(material), microscope)
+    columns = load_columns(material, microscope)
     return Superposer(shape, pixel_size_nm, columns.scaled(chalcogen_gain), microscope, blur)
 
 

@@ -22,6 +22,7 @@ from napari_point_defects import __version__
 from napari_point_defects.errors import PointDefectsError, Stopped
 from napari_point_defects.simulation.images import simulate_image, unknown_columns
 from napari_point_defects.simulation.presets import TrainingSetSettings, check_materials
+from napari_point_defects.simulation.set_records import beside_settings, settings_alone
 from napari_point_defects.simulation.workers import map_in_processes, prepare_columns
 from napari_point_defects.training_set import (
     EncodedImage,
@@ -68,8 +69,11 @@ def find_set(folder: Path) -> FoundSet | None:
         return None
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        program = str(values.pop("program", ""))
-        settings = TrainingSetSettings.model_validate(values)
+        program = str(values.get("program", ""))
+        alone = settings_alone(values, str(path))
+        settings = TrainingSetSettings.model_validate(alone)
+    except PointDefectsError:  # one line that says what is wrong with a material
+        raise
     except (OSError, ValueError, AttributeError, ValidationError) as error:
         raise PointDefectsError(
             f"{path} holds no settings of a simulated set: choose another folder"
@@ -170,6 +174,7 @@ def _claim(settings: TrainingSetSettings, folder: Path, resume: bool) -> None:
             )
         return
     record = {"program": __version__, **settings.model_dump(mode="json")}
+    record |= beside_settings(settings.materials)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / RECORD).exists():

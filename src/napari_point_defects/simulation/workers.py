@@ -12,14 +12,14 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from napari_point_defects.errors import PointDefectsError, Stopped
-from napari_point_defects.materials import get_material
+from napari_point_defects.materials import definitions_to_pin, get_material, pin_materials
 from napari_point_defects.simulation.columns import MicroscopeSettings, load_columns
 
 _T = TypeVar("_T")
@@ -50,7 +50,10 @@ def map_in_processes(
         return
     remaining = iter(tasks)
     with ProcessPoolExecutor(
-        workers, mp_context=multiprocessing.get_context("spawn"), initializer=_begin
+        workers,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_begin,
+        initargs=(definitions_to_pin(),),
     ) as pool:
         try:
             running = deque(
@@ -72,8 +75,9 @@ def map_in_processes(
             pool.shutdown(cancel_futures=True)
 
 
-def _begin() -> None:
-    """Leave Ctrl+C to the parent, and end when it ends, however that comes about."""
+def _begin(definitions: Iterable[Mapping[str, Any]]) -> None:
+    """Know the parent's materials, leave Ctrl+C to it, and end when it ends, however it does."""
+    pin_materials(definitions)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
 
@@ -105,14 +109,15 @@ def prepare_columns(
     total = len(waiting)
     running: dict[str, multiprocessing.process.BaseProcess] = {}
     context = multiprocessing.get_context("spawn")
+    known = definitions_to_pin()
     try:
         while waiting or running:
             while waiting and len(running) < workers:
                 name = waiting.popleft()
-                running[name] = context.Process(target=_prepare, args=(name, microscope))
+                running[name] = context.Process(target=_prepare, args=(name, microscope, known))
                 running[name].start()
             done = total - len(waiting) - len(running)
-            on_progress(done / total, f"abTEM: columns of {', '.join(running)} (minutes)")
+            on_progress(done / total, f"abTEM: columns of {', '.join(running)} (about a minute)")
             for name, process in list(running.items()):
                 process.join(_POLL_S)
                 if process.exitcode is None:
@@ -131,6 +136,8 @@ def prepare_columns(
             process.join()
 
 
-def _prepare(material: str, microscope: MicroscopeSettings) -> None:
-    _begin()
+def _prepare(
+    material: str, microscope: MicroscopeSettings, definitions: Iterable[Mapping[str, Any]]
+) -> None:
+    _begin(definitions)
     load_columns(get_material(material), microscope)
