@@ -4,12 +4,16 @@ import numpy as np
 import pytest
 
 from napari_point_defects import census as census_module
+from napari_point_defects.calibration import (
+    choose_pixel_size,
+    lattice_pixel_size_nm,
+    seen_lattice,
+)
 from napari_point_defects.census import (
     Census,
     cells_table,
     census_dict,
     census_table,
-    choose_pixel_size,
     count_interval,
     take_census,
 )
@@ -168,6 +172,60 @@ def test_users_pixel_size_is_used_but_warned_of():
     assert (size, source) == ((0.001, 0.001), "user")
     assert "given pixel size" in warning
     assert "below MoTe2's" in warning
+
+
+@pytest.mark.parametrize(
+    ("factor", "words"),
+    [
+        (1.3, "30.0% above"),
+        (10.0, "10 times above MoTe2's 0.3519 nm (a wrong unit? that would make a factor of 10)"),
+        (1e-3, "1e+03 times below"),
+        (6.0, "6 times above MoTe2's 0.3519 nm; the lattice's, 0.00463026 nm, is used instead"),
+    ],
+)
+def test_warnings_give_both_numbers(factor, words):
+    right = MOTE2.lattice_constant_nm / 76
+    _, source, warning = choose_pixel_size(
+        Calibration((factor * right,) * 2, "file"), lattice_of(76), MOTE2
+    )
+    assert source == "lattice"
+    assert words in warning
+    assert f"{factor * right:.6g} nm" in warning
+    assert f"{right:.6g} nm, is used instead" in warning
+    assert ("factor of" in warning) == (factor in (10.0, 1e-3))
+
+
+def test_what_a_file_says_in_vain_is_told():
+    problem = "the file's pixel size, -1 nm × -1 nm, cannot be one"
+    size, source, warning = choose_pixel_size(
+        Calibration(None, "none", problem), lattice_of(76), MOTE2
+    )
+    assert (size[0], source) == (pytest.approx(MOTE2.lattice_constant_nm / 76), "lattice")
+    assert warning == f"{problem}; the lattice's, 0.00463026 nm, is used instead"
+
+
+def test_a_calibration_from_the_lattice_follows_the_material():
+    right = MOTE2.lattice_constant_nm / 76
+    calibration = Calibration((right, right), "lattice")
+    assert choose_pixel_size(calibration, lattice_of(76), MOTE2) == ((right,) * 2, "lattice", None)
+    other = get_material("MoS2")
+    size, source, warning = choose_pixel_size(calibration, lattice_of(76), other)
+    assert size[0] == pytest.approx(other.lattice_constant_nm / 76)
+    assert source == "lattice"
+    assert "used instead" in warning
+
+
+@pytest.mark.parametrize("ratio", [1.0, 1.21, 0.5])
+def test_cells_have_the_material_s_area_whatever_the_pixels(ratio):
+    lattice = lattice_of(70, 76)
+    height, width = lattice_pixel_size_nm(lattice, MOTE2, ratio)
+    assert height / width == pytest.approx(ratio)
+    assert take_census(cells_of([9] + 5 * [0]), lattice, MOTE2, (height, width)).area_nm2 == (
+        pytest.approx(9 * MOTE2.cell_area_nm2)
+    )
+    a_nm, stretch = seen_lattice((height, width), lattice)
+    assert a_nm == pytest.approx(MOTE2.lattice_constant_nm)
+    assert stretch == pytest.approx(76 / 70 / ratio - 1)
 
 
 def test_pixels_that_are_not_square():

@@ -20,6 +20,7 @@ ROWS = [
     # what reads, writes and transforms records: these may use each other
     {
         "analysis_settings",
+        "calibration",
         "canonical",
         "devices",
         "fitting",
@@ -35,6 +36,8 @@ ROWS = [
         "profile_outputs",
         "profiles",
         "readers",
+        "region",
+        "region_limits",
         "review",
         "settings_files",
         "training_set",

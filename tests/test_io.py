@@ -12,7 +12,7 @@ import tifffile
 from PIL import Image
 
 from napari_point_defects.errors import PointDefectsError
-from napari_point_defects.io import list_signals, read_image
+from napari_point_defects.io import list_signals, read_calibration, read_image
 from napari_point_defects.materials import get_material
 from napari_point_defects.outputs import (
     atomic_write,
@@ -129,6 +129,47 @@ def test_imagej_tiff_is_calibrated_per_axis(tmp_path, frame, unit, nm):
     assert size == pytest.approx((0.004 * nm, 0.005 * nm), rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("options", "size"),
+    [
+        # a microscope's: 1e7 pixels per cm are 1 nm
+        ({"resolution": (2e8, 1e8), "resolutionunit": "CENTIMETER"}, (0.1, 0.05)),
+        ({"resolution": (2.54e8, 2.54e8), "resolutionunit": "INCH"}, (0.1, 0.1)),
+        # a printer's
+        ({"resolution": (300, 300), "resolutionunit": "INCH"}, None),
+        ({"resolution": (118, 118), "resolutionunit": "CENTIMETER"}, None),
+        ({"resolution": (300, 300), "resolutionunit": "NONE"}, None),
+        ({"resolution": (72, 72), "imagej": True, "metadata": {"unit": "inch"}}, None),
+        ({"resolution": (28, 28), "imagej": True, "metadata": {"unit": "cm"}}, None),
+        ({"resolution": (9, 9), "imagej": True, "metadata": {"unit": "pixel"}}, None),
+        ({"resolution": (0, 0), "resolutionunit": "INCH"}, None),
+    ],
+)
+def test_tiff_resolution(tmp_path, frame, options, size):
+    tifffile.imwrite(tmp_path / "a.tif", frame.astype(np.float32), **options)
+    calibration = read_image(tmp_path / "a.tif").calibration
+    assert calibration.pixel_size_nm == (size and pytest.approx(size, rel=1e-4))
+    assert calibration.source == ("file" if size else "none")
+    assert calibration.problem == ""
+
+
+@pytest.mark.parametrize(
+    ("metadata", "size"),
+    [
+        ({"PhysicalSizeX": 12, "PhysicalSizeY": 15, "PhysicalSizeXUnit": "pm",
+          "PhysicalSizeYUnit": "pm"}, (0.015, 0.012)),
+        ({"PhysicalSizeX": 0.12, "PhysicalSizeY": 0.15, "PhysicalSizeXUnit": "Å",
+          "PhysicalSizeYUnit": "nm"}, (0.15, 0.012)),
+        ({"PhysicalSizeX": 1.2e-5, "PhysicalSizeY": 1.5e-5}, (0.015, 0.012)),
+        ({"PhysicalSizeX": 12}, None),
+    ],
+)  # fmt: skip
+def test_ome_tiff(tmp_path, frame, metadata, size):
+    path = tmp_path / "a.ome.tif"
+    tifffile.imwrite(path, frame.astype(np.float32), ome=True, metadata=metadata)
+    assert read_image(path).calibration.pixel_size_nm == (size and pytest.approx(size))
+
+
 def test_compressed_tiff(tmp_path, frame):
     tifffile.imwrite(tmp_path / "a.tif", frame.astype(np.uint16), compression="lzw")
     np.testing.assert_array_equal(read_image(tmp_path / "a.tif").data, frame)
@@ -163,7 +204,8 @@ def test_mrc(tmp_path, frame):
     ("units", "plain"),
     [("[n_m]", "nm"), ("\u00c5", "å"), ("\u212b", "å"), ("µm", "um"),
      ("μm", "um"), ("1 / nm", "1/nm"),
-     ("Meters", "meter"), ("m", "m"), ("A", "a"), ("px", "px"), ("pm", "pm")],
+     ("Meters", "meter"), ("m", "m"), ("A", "a"), ("px", "px"), ("pm", "pm"),
+     ("nm⁻¹", "nm-1"), ("nm/pixel", "nm"), ("Å per px", "å"), ("Âµm", "um"), ("Ã…", "å")],
 )  # fmt: skip
 def test_units(units, plain):
     assert plain_unit(units) == plain
@@ -190,11 +232,37 @@ def test_scales_that_mean_nothing(tmp_path, frame, scale):
 @pytest.mark.parametrize("units", [b"px", b"", b"furlong"])
 def test_units_that_mean_nothing(tmp_path, frame, units):
     save_berkeley(tmp_path / "a.emd", frame, units=units)
-    assert read_image(tmp_path / "a.emd").calibration == Calibration(None, "none")
+    calibration = read_image(tmp_path / "a.emd").calibration
+    assert calibration == Calibration(None, "none")
+    assert ("0.01 furlong × 0.02 furlong" in calibration.problem) == (units == b"furlong")
 
 
-def test_diffraction_pattern(tmp_path, frame):
-    save_berkeley(tmp_path / "a.emd", frame, units=b"[1/n_m]")
+@pytest.mark.parametrize(
+    ("scale", "stated"),
+    [((-1, -1), "-1 n_m"), ((1e9, 1e9), "1e+09 n_m"), ((0, 0.01), "0 n_m"), ((1e-9, 1), "1e-09")],
+)
+def test_sizes_that_no_pixel_has_are_told(tmp_path, frame, scale, stated):
+    save_berkeley(tmp_path / "a.emd", frame, scale=scale, units=b"[n_m]")
+    calibration = read_image(tmp_path / "a.emd").calibration
+    assert calibration.pixel_size_nm is None
+    assert stated in calibration.problem
+
+
+def test_reading_the_calibration_alone(tmp_path, frame):
+    path = tmp_path / "a.emd"
+    save_berkeley(path, frame, axes=(b"x", b"y"))
+    assert read_calibration(path) == read_image(path).calibration
+    assert read_calibration(path).pixel_size_nm == pytest.approx((0.02, 0.01))
+    save_berkeley(path, frame, name=b"pattern", units=b"1/nm")
+    with pytest.raises(PointDefectsError, match="diffraction pattern"):
+        read_calibration(path, signal="pattern")
+
+
+@pytest.mark.parametrize(
+    "units", ["[1/n_m]", "nm⁻¹", "1/Å", "nm^-1", "Å-1", "nm^{-1}", "mrad", "rad", "1 / µm"]
+)
+def test_diffraction_pattern(tmp_path, frame, units):
+    save_berkeley(tmp_path / "a.emd", frame, units=units)
     refused(tmp_path / "a.emd", "diffraction pattern")
     image = read_image(tmp_path / "a.emd", pixel_size_nm=0.01)
     assert image.calibration == Calibration((0.01, 0.01), "user")

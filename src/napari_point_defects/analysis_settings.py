@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from napari_point_defects.netcasting import ALPHA, BETA
+from napari_point_defects.region import Region, as_region
 
 
 class AnalysisSettings(BaseModel):
@@ -34,6 +36,12 @@ class AnalysisSettings(BaseModel):
         title="Sublattices",
         description="Which sublattice is X, M and hollow: 0 for the likeliest choice, "
         "1 for the next, and so on",
+    )
+    region: Annotated[Region, AfterValidator(as_region)] | None = Field(
+        None,
+        title="Region",
+        description="Polygons, corners (y, x) in pixels, outside which nothing is analysed; "
+        "none for the whole image",
     )
     alpha: float = Field(
         ALPHA,

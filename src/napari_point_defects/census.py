@@ -13,12 +13,9 @@ from scipy.special import gammainccinv, gammaincinv
 
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.materials import DefectClass, Material
-from napari_point_defects.records import Calibration, Lattice, UnitCells
+from napari_point_defects.records import Lattice, UnitCells
 
 NM2_PER_CM2 = 1e14
-
-TOLERANCE = 0.03
-"""A file's pixel size that differs by more from the lattice's is called wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +73,8 @@ def take_census(
     lattice : Lattice
     material : Material
     pixel_size_nm : (float, float)
-        Height and width of a pixel [nm], see :func:`choose_pixel_size`. One that comes from the
+        Height and width of a pixel [nm], see
+        :func:`~napari_point_defects.calibration.choose_pixel_size`. One that comes from the
         lattice gives every cell exactly the material's cell area.
 
     Raises
@@ -122,73 +120,6 @@ def count_interval(count: int, level: float = 0.95) -> tuple[float, float]:
     # Half the quantile of chi-squared with 2k degrees of freedom is that of a gamma of shape k.
     low = gammaincinv(count, tail) if count else 0.0
     return float(low), float(gammainccinv(count + 1, tail))
-
-
-def choose_pixel_size(
-    calibration: Calibration, lattice: Lattice, material: Material, *, trust_file: bool = False
-) -> tuple[tuple[float, float], str, str | None]:
-    """Decide which pixel size to use, and warn where the image's lattice contradicts it.
-
-    The lattice is the better ruler: pixel sizes in files are often wrong by 5 to 40 %. Its size
-    comes from the area of the cell alone, so it assigns square pixels; a stretch of the image
-    (drift, or pixels that are not square) is reported where the file's pixels do not explain it.
-
-    Parameters
-    ----------
-    calibration : Calibration
-        What the file or the user says.
-    lattice : Lattice
-    material : Material
-    trust_file : bool
-        Use the file's pixel size even where the lattice disagrees.
-
-    Returns
-    -------
-    pixel_size_nm : (float, float)
-        Height and width of a pixel [nm].
-    source : str
-        ``"user"``, ``"file"`` or ``"lattice"``.
-    warning : str or None
-        One line that says by how much the two disagree and which is used.
-    """
-    square = material.lattice_constant_nm / lattice.a_px
-    if calibration.pixel_size_nm is None:
-        return (square, square), "lattice", None
-    height, width = calibration.pixel_size_nm
-    # the lattice as the calibration sees it [nm]: how large, and how far from hexagonal
-    seen = Lattice(lattice.origin_px, np.diag([height, width]) @ lattice.matrix_px)
-    size_error = seen.a_px / material.lattice_constant_nm - 1
-    stretch_error = seen.stretch
-    wrong = abs(size_error) > TOLERANCE
-    problems = []
-    if wrong:
-        problems.append(
-            f"makes the lattice constant {seen.a_px:.4f} nm, {abs(size_error):.1%} "
-            f"{'above' if size_error > 0 else 'below'} {material.formula}'s "
-            f"{material.lattice_constant_nm:.4f} nm"
-        )
-    if abs(stretch_error) > TOLERANCE:
-        problems.append(
-            f"leaves the lattice {abs(stretch_error):.1%} too "
-            f"{'wide' if stretch_error > 0 else 'narrow'} for its height"
-        )
-    keep = calibration.source == "user" or trust_file or not wrong
-    warning = None
-    if problems:
-        owner = "given" if calibration.source == "user" else "file's"
-        size = f"{height:.6g}" if height == width else f"{height:.6g} × {width:.6g}"
-        warning = f"the {owner} pixel size, {size} nm, {' and '.join(problems)}; " + (
-            "it is used all the same"
-            if keep
-            else f"the lattice's, {square:.6g} nm, is used instead"
-        )
-    if keep:
-        return (height, width), calibration.source, warning
-    # keep the file's ratio of height to width where it fits the lattice
-    if abs(stretch_error) <= TOLERANCE and height != width:
-        scale = 1 / (1 + size_error)
-        return (height * scale, width * scale), "lattice", warning
-    return (square, square), "lattice", warning
 
 
 def cells_table(cells: UnitCells, material: Material) -> pd.DataFrame:

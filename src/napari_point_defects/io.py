@@ -27,6 +27,12 @@ _logger = logging.getLogger(__name__)
 MIN_SIDE_PX = 64
 """A smaller image holds too few unit cells to find a lattice in."""
 
+LEAST_PIXEL_NM, LARGEST_PIXEL_NM = 1e-6, 1e8
+"""No image has smaller or larger pixels: what a file says beyond these is no pixel size."""
+
+NO_UNITS = ("", "px", "pixel", "none", "unknown", "<undefined>", "arb.unit")
+"""Plain units that say that there is no calibration."""
+
 MAX_COMPRESSION = 2000
 """A file that claims more bytes of data per byte of its own is damaged (deflate: at most 1032)."""
 
@@ -83,10 +89,7 @@ def read_image(
     chosen = _choose(list_signals(path), signal, path.name)
     # The user knows better than a wrong unit.
     if chosen.kind == "diffraction pattern" and pixel_size_nm is None:
-        raise PointDefectsError(
-            f"{path.name} is a diffraction pattern (its axes are in "
-            f"{chosen.axes[-1].units}): give an image, or --pixel-size-nm if it is one"
-        )
+        raise PointDefectsError(_not_in_real_space(chosen, path.name))
     if chosen.kind not in ("image", "colour image", "diffraction pattern"):
         raise PointDefectsError(_refusal(chosen, path.name))
     _check_size(chosen, path)
@@ -97,13 +100,11 @@ def read_image(
     if chosen.is_colour:
         data = _grey(data, path.name)
 
-    calibration = _calibration(chosen.axes)
+    calibration = _axes_calibration(chosen)
     if pixel_size_nm is not None:
         calibration = Calibration((float(pixel_size_nm), float(pixel_size_nm)), "user")
-    if [axis.name.lower() for axis in chosen.axes[-2:]] == ["x", "y"]:
+    if _is_turned(chosen):
         data = data.T
-        if calibration.source == "file":
-            calibration = Calibration(calibration.pixel_size_nm[::-1], "file")
     return StemImage(
         data=_as_float32(data, path.name),
         name=path.stem,
@@ -111,6 +112,45 @@ def read_image(
         path=path,
         signal=chosen.name,
     )
+
+
+def read_calibration(path: str | Path, *, signal: str | int | None = None) -> Calibration:
+    """Read what a file says of its pixel size, without its pixels.
+
+    Parameters
+    ----------
+    path : str or Path
+    signal : str or int, optional
+        As in :func:`read_image`.
+
+    Raises
+    ------
+    PointDefectsError
+        If the file cannot be read, or is a diffraction pattern.
+    """
+    path = Path(path)
+    chosen = _choose(list_signals(path), signal, path.name)
+    if chosen.is_reciprocal:
+        raise PointDefectsError(_not_in_real_space(chosen, path.name))
+    return _axes_calibration(chosen)
+
+
+def _not_in_real_space(signal: SignalInfo, file_name: str) -> str:
+    """Say that a pattern's axes give no pixel size."""
+    return (
+        f"{file_name} is a diffraction pattern (its axes are in {signal.axes[-1].units}): give an "
+        "image, or --pixel-size-nm if it is one"
+    )
+
+
+def _axes_calibration(signal: SignalInfo) -> Calibration:
+    """Return the calibration (y, x), also of an array whose axes are x and y."""
+    return _calibration(signal.axes[:-3:-1] if _is_turned(signal) else signal.axes)
+
+
+def _is_turned(signal: SignalInfo) -> bool:
+    """Tell whether the first axis of an image is x."""
+    return [axis.name.lower() for axis in signal.axes[-2:]] == ["x", "y"]
 
 
 def _choose(signals: list[SignalInfo], wanted: str | int | None, file_name: str) -> SignalInfo:
@@ -207,12 +247,16 @@ def _as_float32(data: np.ndarray, file_name: str) -> np.ndarray:
 
 
 def _calibration(axes: Sequence[Axis]) -> Calibration:
-    """Return the pixel size (y, x) in nm where both axes have a length, else none."""
-    sizes = [axis.scale * NM_PER_UNIT.get(plain_unit(axis.units), math.nan) for axis in axes[-2:]]
-    # math.isfinite also turns NaN and infinity away
-    if len(sizes) == 2 and all(math.isfinite(s) and s > 0 for s in sizes):
+    """Return the pixel size (y, x) in nm where both axes have a length, else none and why."""
+    axes = axes[-2:]
+    sizes = [axis.scale * NM_PER_UNIT.get(plain_unit(axis.units), math.nan) for axis in axes]
+    # a comparison with NaN is false
+    if len(sizes) == 2 and all(LEAST_PIXEL_NM <= size <= LARGEST_PIXEL_NM for size in sizes):
         return Calibration((float(sizes[0]), float(sizes[1])), "file")
-    return Calibration(None, "none")
+    if not any(plain_unit(axis.units) not in NO_UNITS for axis in axes):
+        return Calibration(None, "none")
+    stated = " × ".join(f"{axis.scale:.6g} {axis.units.strip('[]')}".strip() for axis in axes)
+    return Calibration(None, "none", f"the file's pixel size, {stated}, cannot be one")
 
 
 @contextmanager

@@ -13,14 +13,22 @@ import numpy as np
 
 from napari_point_defects import __version__
 from napari_point_defects.analysis_settings import AnalysisSettings
-from napari_point_defects.census import census_dict, choose_pixel_size, take_census
+from napari_point_defects.calibration import choose_pixel_size
+from napari_point_defects.census import census_dict, take_census
 from napari_point_defects.classification.prediction import Classifier
 from napari_point_defects.detection.prediction import Detector
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.lattice import find_lattice
 from napari_point_defects.materials import get_material
 from napari_point_defects.netcasting import Recast, cast_net, recast
-from napari_point_defects.records import Hexagons, Lattice, StemImage, UnitCells
+from napari_point_defects.records import Calibration, Hexagons, Lattice, StemImage, UnitCells
+from napari_point_defects.region import lattice_inside
+from napari_point_defects.region_limits import (
+    cells_within,
+    hexagons_within,
+    recast_within,
+    region_entry,
+)
 from napari_point_defects.weights.trained_on import untrained_warning
 
 Progress = Callable[[float, str], None]
@@ -95,14 +103,20 @@ def detect(
     material = get_material(settings.material)
     detector = _detector(settings.detector_weights, settings.device)
     on_progress(0.0, "finding the lattice")
-    lattice = find_lattice(image.data, material, rank=settings.sublattice_rank)
+    lattice, region_warning = lattice_inside(
+        image.data,
+        settings.region,
+        lambda data: find_lattice(data, material, rank=settings.sublattice_rank),
+    )
     calibration = image.calibration
+    if settings.pixel_size_nm is not None:
+        calibration = Calibration((settings.pixel_size_nm,) * 2, "user")
     size, source, warning = choose_pixel_size(
         calibration, lattice, material, trust_file=settings.trust_pixel_size
     )
     networks = {"detector": settings.detector_weights, "classifier": settings.classifier_weights}
     untrained = untrained_warning(material.formula, networks)
-    warnings = [line for line in (warning, untrained) if line]
+    warnings = [line for line in (warning, region_warning, untrained) if line]
     if lattice.sublattice_confidence < 0.9 and settings.sublattice_rank == 0:
         warnings.append(
             f"which sublattice is X and which M is uncertain "
@@ -115,6 +129,7 @@ def detect(
         on_progress=lambda share, text: on_progress(0.1 + 0.9 * share, f"hexagons: {text}"),
         should_stop=should_stop,
     )
+    hexagons = hexagons_within(hexagons, settings.region)
     if not len(hexagons):
         raise PointDefectsError(
             f"{image.name}: a lattice but no hexagonal cell was found; check the material, "
@@ -151,6 +166,7 @@ def classify(
     """
     classifier = _classifier(settings.classifier_weights, settings.device)
     cells = cast_net(detection.hexagons, detection.lattice, image.data.shape)
+    cells = cells_within(cells, settings.region)
     return classifier.predict(
         image.data,
         detection.lattice,
@@ -206,7 +222,8 @@ def reclassify(
     lattice, before, current = detection.lattice, detection.hexagons, cells
     changes: list[Recast] = []
     for after in edits:
-        changes.append(recast(before, after, current, lattice, image.data.shape))
+        change = recast(before, after, current, lattice, image.data.shape)
+        changes.append(recast_within(change, settings.region))
         before, current = after, changes[-1].applied_to(current)
     if not any(len(change.cells) for change in changes):
         return changes
@@ -234,6 +251,7 @@ def census_of(
 ) -> dict[str, Any]:
     """Return the census as written to JSON."""
     material = get_material(settings.material)
+    region = region_entry(settings.region, image.data.shape, detection.pixel_size_nm)
     return census_dict(
         take_census(cells, detection.lattice, material, detection.pixel_size_nm),
         detection.lattice,
@@ -245,8 +263,9 @@ def census_of(
             "classifier": _classifier(settings.classifier_weights, settings.device).weights.version,
         },
         versions={"napari-point-defects": __version__, "python": platform.python_version()},
-        settings={"image": image.name, "signal": image.signal} | settings.model_dump(mode="json"),
-    )
+        settings={"image": image.name, "signal": image.signal}
+        | settings.model_dump(mode="json", exclude={"region"}),
+    ) | {"region": region}
 
 
 def analyze(

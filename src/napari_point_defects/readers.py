@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from xml.etree import ElementTree
 
 import h5py
 import numpy as np
@@ -41,10 +42,22 @@ NM_PER_UNIT = {
 """Length of the units that files write, as :func:`plain_unit` spells them."""
 
 
+_NM_PER_INCH = 2.54e7
+_LARGEST_PRINTED_NM = 1e3
+"""A coarser resolution in pixels per inch or cm is a printer's, not a microscope's."""
+
+_RECIPROCAL = re.compile(r"^1?/|\^-1$|\*\*-1$|[a-zåµ]-1$|^[mu]?rad$|^deg")
+"""Plain units of spatial frequencies and of angles."""
+
+
 def plain_unit(units: str) -> str:
-    """Reduce ``[n_m]``, ``Å``, ``µm`` (ImageJ escapes it), ``1 / nm``, ``Meters``."""
+    """Reduce ``[n_m]``, ``Å``, ``µm`` (ImageJ escapes it), ``1 / nm``, ``Meters``, ``nm/pixel``."""
+    with suppress(UnicodeError):
+        units = units.encode("cp1252").decode("utf-8")  # UTF-8 that was read as Windows' own
     plain = unicodedata.normalize("NFKC", units).lower().replace("μ", "u").replace("\\u00b5", "u")
-    plain = "".join(c for c in plain if c not in " _[]()")
+    plain = "".join(c for c in plain if c not in " _[](){}\"'").replace("−", "-")
+    for per_pixel in ("/px", "/pixel", "perpx", "perpixel"):
+        plain = plain.removesuffix(per_pixel)
     return plain if plain in NM_PER_UNIT else plain.removesuffix("s")
 
 
@@ -101,10 +114,7 @@ class SignalInfo:
     @property
     def is_reciprocal(self) -> bool:
         """Whether the last two axes are spatial frequencies or angles."""
-        return any(
-            u.startswith(("1/", "rad", "mrad")) or u.endswith(("^-1", "**-1", "⁻¹"))
-            for u in (plain_unit(axis.units) for axis in self.axes[-2:])
-        )
+        return any(_RECIPROCAL.search(plain_unit(axis.units)) for axis in self.axes[-2:])
 
     def describe(self) -> str:
         """Return e.g. ``HAADF (512 × 512 image)``."""
@@ -237,6 +247,10 @@ def _read_tiff(path: Path) -> list[SignalInfo]:
         colour = [s.pages[0].photometric == tifffile.PHOTOMETRIC.RGB for s in tiff.series]
         series = [(s.shape, s.dtype, s.axes, s.nbytes) for s in tiff.series]
         imagej_unit = str((tiff.imagej_metadata or {}).get("unit", ""))
+        stated = [
+            _ome_axes(tiff, i) or _resolution_axes(s.pages[0], imagej_unit)
+            for i, s in enumerate(tiff.series)
+        ]
     axes: list[tuple[Axis, ...]] = [()] * len(series)
     if sum(nbytes for *_, nbytes in series) <= MAX_BYTES // 4:
         # Tags that rosettasciio cannot read leave the image uncalibrated, not unread. Not lazy:
@@ -249,12 +263,57 @@ def _read_tiff(path: Path) -> list[SignalInfo]:
             shape=tuple(n for n in shape if n != 1),
             dtype=dtype,
             # rosettasciio knows ImageJ's scale in any unit, but only one unit
-            axes=tuple(replace(axis, units=axis.units or imagej_unit) for axis in axes[i]),
+            axes=_stated(
+                tuple(replace(axis, units=axis.units or imagej_unit) for axis in axes[i]), stated[i]
+            ),
             is_colour=colour[i] and code.endswith("S"),
             load=partial(_load_tiff, path, i),
         )
         for i, (shape, dtype, code, _) in enumerate(series)
     ]
+
+
+def _stated(axes: tuple[Axis, ...], stated: tuple[Axis, ...] | None) -> tuple[Axis, ...]:
+    """Give the last two axes what the file states, unless a maker's tags say more."""
+    if stated is None or any(plain_unit(axis.units) in NM_PER_UNIT for axis in axes[-2:]):
+        return axes
+    return (*axes[:-2], *stated)
+
+
+def _ome_axes(tiff: tifffile.TiffFile, index: int) -> tuple[Axis, ...] | None:
+    """Return the axes (y, x) of an image of an OME-TIFF, where it states their pixel sizes."""
+    if not tiff.is_ome:
+        return None
+    with suppress(ElementTree.ParseError, IndexError, KeyError, TypeError, ValueError):
+        pixels = ElementTree.fromstring(tiff.ome_metadata).findall(".//{*}Pixels")[index].attrib
+        return tuple(
+            Axis(
+                axis.lower(),
+                float(pixels[f"PhysicalSize{axis}"]),
+                pixels.get(f"PhysicalSize{axis}Unit", "µm"),  # OME's default
+            )
+            for axis in "YX"
+        )
+    return None
+
+
+def _resolution_axes(page: tifffile.TiffPage, imagej_unit: str) -> tuple[Axis, ...] | None:
+    """Return the axes (y, x) that a TIFF's resolution per inch or cm states.
+
+    They have no scale where it is a printer's: programs write 72 or 300 into any picture.
+    """
+    with suppress(KeyError, TypeError, ValueError, ZeroDivisionError):
+        code = int(page.tags.valueof("ResolutionUnit", 1))
+        unit = plain_unit(imagej_unit) or {2: "inch", 3: "cm"}[code]
+        nm = {"inch": _NM_PER_INCH, "inche": _NM_PER_INCH, "in": _NM_PER_INCH, "cm": 1e7}[unit]
+        axes = []
+        for axis in "YX":
+            pixels, length = page.tags.valueof(f"{axis}Resolution")
+            axes.append(Axis(axis.lower(), nm * length / pixels, "nm"))
+        if max(axis.scale for axis in axes) > _LARGEST_PRINTED_NM:
+            return Axis("y"), Axis("x")
+        return tuple(axes)
+    return None
 
 
 def _load_tiff(path: Path, index: int) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +21,13 @@ class Calibration:
         Height and width of a pixel; None where nothing is known.
     source : str
         ``"file"``, ``"user"``, ``"lattice"`` or ``"none"``.
+    problem : str
+        Why what the file says is not used; empty where it is, or says nothing.
     """
 
     pixel_size_nm: tuple[float, float] | None = None
     source: str = "none"
+    problem: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,13 @@ class Lattice:
     def to_canonical(self, points_px: np.ndarray) -> np.ndarray:
         """Map image points, shape (..., 2), to the canonical frame."""
         return (np.asarray(points_px) - self.origin_px) @ np.linalg.inv(self.matrix_px).T
+
+    def moved(self, by_px: Sequence[float]) -> Lattice:
+        """Return the lattice of an image of which this one's image is a part.
+
+        ``by_px`` is where the part's pixel (0, 0) lies in the whole.
+        """
+        return replace(self, origin_px=self.origin_px + np.asarray(by_px, float))
 
     @property
     def a_px(self) -> float:

@@ -26,6 +26,10 @@ def analyze(
     signal: Annotated[
         str | None, typer.Option(help="Name or index of the signal, where a file has several")
     ] = None,
+    region: Annotated[
+        Path | None,
+        typer.Option(help="Analyse only inside these polygons: a csv of napari's Shapes, or json"),
+    ] = None,
     sublattice_rank: Annotated[
         int, typer.Option(help="0: likeliest choice of X, M and hollow; 1: the next; up to 5")
     ] = 0,
@@ -42,6 +46,7 @@ def analyze(
         material=material,
         pixel_size_nm=pixel_size_nm,
         trust_pixel_size=trust_pixel_size,
+        region=_region(region),
         sublattice_rank=sublattice_rank,
         alpha=alpha,
         beta=beta,
@@ -84,6 +89,12 @@ def _analysis_settings(**values):
         return AnalysisSettings(**values)
     except ValidationError as error:
         raise as_user_error(error) from error
+
+
+def _region(path: Path | None):
+    from napari_point_defects.region import read_region
+
+    return None if path is None else read_region(path)
 
 
 def _analyze_one(path: Path, out: Path, settings, signal: str | None, overwrite: bool):
