@@ -169,7 +169,7 @@ class _Measuring:
         cells = self.fold.valid.sum() / self.cell_area_px
         if cells < _LEAST_CELLS:
             raise _TooLittle(
-                f"only {cells:.0f} perfect cells lie among perfect ones, {_LEAST_CELLS} are needed: "
+                f"only {cells:.0f} perfect cells lie among others, and {_LEAST_CELLS} are needed: "
                 "nothing could be measured"
             )
 
@@ -307,7 +307,7 @@ class _Measuring:
         return noise, line
 
     def _remark_on_correlation(self) -> None:
-        """Say so where neighbouring pixels share noise: then they hold fewer counts than it seems."""
+        """Say so where neighbouring pixels share noise: they hold fewer counts than it seems."""
         image = np.zeros(self.valid.shape, np.float32)
         image[self.valid] = self.values - self.expected_level
         power = float((image[self.valid] ** 2).mean())

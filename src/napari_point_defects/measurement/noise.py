@@ -325,7 +325,7 @@ def _steps(theta: np.ndarray) -> np.ndarray:
 
 
 def _derivatives(model, theta, mean, floor) -> np.ndarray:
-    """Derivatives of the log shares by the parameters, (3, B, V)."""
+    """Return derivatives of the log shares by the parameters, (3, B, V)."""
     rows = []
     for index, size in enumerate(_steps(theta)):
         step = np.zeros(3)

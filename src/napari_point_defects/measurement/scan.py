@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import optimize
 
+from napari_point_defects.materials import LATTICE_VECTORS
 from napari_point_defects.measured import Estimate
 from napari_point_defects.measurement.folding import Fold, MeanCell, smooth_field
 from napari_point_defects.records import Lattice
@@ -160,8 +161,6 @@ def measure_distortion(
     noise_px : float
         Standard error of one tile's displacement.
     """
-    from napari_point_defects.materials import LATTICE_VECTORS
-
     nodes = np.argwhere(known) + 0.5
     points = nodes @ LATTICE_VECTORS
     points = points - points.mean(axis=0)
