@@ -45,7 +45,7 @@ ROWS = [
         "training_set_survey",
         "weights",
     },
-    {"simulation", "detection", "classification", "baselines", "labels"},
+    {"simulation", "detection", "classification", "baselines", "labels", "measurement"},
     {"census"},
     {"pipeline", "evaluation", "results", "retraining"},
     {"cli", "napari_ui"},

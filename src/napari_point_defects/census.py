@@ -13,6 +13,7 @@ from scipy.special import gammainccinv, gammaincinv
 
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.materials import DefectClass, Material
+from napari_point_defects.measured import Measurement
 from napari_point_defects.records import Lattice, UnitCells
 
 NM2_PER_CM2 = 1e14
@@ -165,6 +166,7 @@ def census_dict(
     weights: Mapping[str, Any] | None = None,
     versions: Mapping[str, str] | None = None,
     settings: Mapping[str, Any] | None = None,
+    measurement: Measurement | None = None,
 ) -> dict[str, Any]:
     """Return everything a census is, ready for JSON.
 
@@ -179,6 +181,8 @@ def census_dict(
     warnings : sequence of str
     weights, versions, settings : mapping
         Name and hash of the weights, versions of the programs, settings of every stage.
+    measurement : Measurement, optional
+        How the image was recorded; left out where it was not measured.
     """
     a_nm = math.sqrt(census.cell_area_nm2 * 2 / math.sqrt(3))
     return {
@@ -204,6 +208,7 @@ def census_dict(
             census.material.metal: _vacancies(census.metal_vacancies, 1, census),
         },
         "interval": "95 % exact Poisson (Garwood 1936)",
+        **({"measurement": measurement.as_dict()} if measurement is not None else {}),
         "warnings": list(warnings),
         "weights": dict(weights or {}),
         "versions": dict(versions or {}),

@@ -20,6 +20,8 @@ from napari_point_defects.detection.prediction import Detector
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.lattice import find_lattice
 from napari_point_defects.materials import get_material
+from napari_point_defects.measured import Measurement
+from napari_point_defects.measurement.image import measure_image
 from napari_point_defects.netcasting import Recast, cast_net, recast
 from napari_point_defects.records import Calibration, Hexagons, Lattice, StemImage, UnitCells
 from napari_point_defects.region import lattice_inside
@@ -246,10 +248,36 @@ def reclassify(
     ]
 
 
-def census_of(
+def measure(
     image: StemImage, detection: Detection, cells: UnitCells, settings: AnalysisSettings
+) -> Measurement:
+    """Measure how an image was recorded: noise, probe, scan, contamination, contrast.
+
+    Parameters
+    ----------
+    image : StemImage
+    detection : Detection
+    cells : UnitCells
+        Of the detection; classified or, a little less sure, not yet.
+    settings : AnalysisSettings
+
+    Returns
+    -------
+    Measurement
+        NaN, and a remark why, for what the image does not tell.
+    """
+    material = get_material(settings.material)
+    return measure_image(image.data, detection.lattice, cells, material, detection.pixel_size_nm)
+
+
+def census_of(
+    image: StemImage,
+    detection: Detection,
+    cells: UnitCells,
+    settings: AnalysisSettings,
+    measurement: Measurement | None = None,
 ) -> dict[str, Any]:
-    """Return the census as written to JSON."""
+    """Return the census as written to JSON, with the measurement if there is one."""
     material = get_material(settings.material)
     region = region_entry(settings.region, image.data.shape, detection.pixel_size_nm)
     return census_dict(
@@ -265,6 +293,7 @@ def census_of(
         versions={"napari-point-defects": __version__, "python": platform.python_version()},
         settings={"image": image.name, "signal": image.signal}
         | settings.model_dump(mode="json", exclude={"region"}),
+        measurement=measurement,
     ) | {"region": region}
 
 
@@ -307,7 +336,8 @@ def analyze(
         on_progress=lambda share, text: on_progress(0.5 + 0.5 * share, f"classes: {text}"),
         should_stop=should_stop,
     )
-    return Analysis(image, detection, cells, census_of(image, detection, cells, settings))
+    measured = measure(image, detection, cells, settings)
+    return Analysis(image, detection, cells, census_of(image, detection, cells, settings, measured))
 
 
 def _detector(weights: Path | None, device: str) -> Detector:

@@ -1,4 +1,4 @@
-"""The command line: analyze, demo, simulate, train, evaluate, labels, materials."""
+"""The command line: analyze, measure, demo, simulate, train, evaluate, labels, materials."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from napari_point_defects.cli.analysis import analyze, demo
 from napari_point_defects.cli.evaluation import evaluate
 from napari_point_defects.cli.labels import labels_app
 from napari_point_defects.cli.materials import materials_app
+from napari_point_defects.cli.measurement import measure
 from napari_point_defects.cli.simulation import simulate, simulate_image
 from napari_point_defects.cli.training import train_app
 from napari_point_defects.errors import PointDefectsError
@@ -25,6 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(analyze)
+app.command()(measure)
 app.command()(demo)
 app.command()(simulate)
 app.command("simulate-image")(simulate_image)

@@ -1,0 +1,1 @@
+"""Measure an image: noise, probe, scan, contamination and contrast, from its repeating lattice."""

@@ -1,0 +1,495 @@
+"""Measure one image: everything that its repeating lattice tells about how it was recorded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.ndimage import uniform_filter
+
+from napari_point_defects.materials import Material
+from napari_point_defects.measured import Estimate, Measurement
+from napari_point_defects.measurement.contamination import (
+    background_power,
+    contamination_level,
+    correlation_length,
+)
+from napari_point_defects.measurement.contrast import contrast_remarks, expected_contrast
+from napari_point_defects.measurement.folding import (
+    TABLE,
+    Fold,
+    MeanCell,
+    choose_window,
+    lay_tiles,
+)
+from napari_point_defects.measurement.noise import (
+    Histograms,
+    NoiseFit,
+    digitiser_step,
+    fit_noise,
+    gather,
+    variance_line,
+)
+from napari_point_defects.measurement.probe import ColumnFit, fit_column
+from napari_point_defects.measurement.scan import (
+    RowOffsets,
+    Slopes,
+    follow_displacement,
+    measure_distortion,
+    measure_rows,
+)
+from napari_point_defects.records import Lattice, UnitCells
+
+MOST_PX = 1_000_000
+"""Pixels of a large image that are measured: more would not make the answer better."""
+_LEAST_CELLS = 25
+_BLOCKS = 5  # along each side: how they differ gives the errors
+_BACKGROUND_A = 0.35
+_NOTHING = Estimate(np.nan, np.nan, np.nan)
+
+
+@dataclass(frozen=True, slots=True)
+class MeasurementDetails:
+    """What stands behind a measurement, to be drawn.
+
+    Attributes
+    ----------
+    mean_cell : ndarray of shape (T, T)
+        Mean cell against fractions of the two lattice vectors: M at 1/3, X₂ at 2/3 of both.
+    level, variance, line : ndarray of shape (B,)
+        Intensity of each band, variance of its noise, and that of the fitted noise.
+    row_px, row_offset_px, row_error_px : ndarray of shape (M,)
+        Row of the image, its sideways offset and the error of that; NaN where not known.
+    window : ((int, int), (int, int))
+        First row and column, and height and width of what was measured.
+    """
+
+    mean_cell: np.ndarray
+    level: np.ndarray
+    variance: np.ndarray
+    line: np.ndarray
+    row_px: np.ndarray
+    row_offset_px: np.ndarray
+    row_error_px: np.ndarray
+    window: tuple[tuple[int, int], tuple[int, int]]
+
+
+def measure_image(
+    data: np.ndarray,
+    lattice: Lattice,
+    cells: UnitCells,
+    material: Material,
+    pixel_size_nm: tuple[float, float],
+    *,
+    contrast: tuple[float, float] | None = None,
+) -> Measurement:
+    """Measure noise, probe, scan, contamination and contrast of an image.
+
+    Parameters
+    ----------
+    data : ndarray of shape (M, N)
+        Intensities in any unit; NaN where nothing was recorded.
+    lattice : Lattice
+    cells : UnitCells
+        Classified, or not: then columns that stand out are left out.
+    material : Material
+    pixel_size_nm : (float, float)
+        Height and width of a pixel.
+    contrast : (float, float), optional
+        Expected range of X₂ over M, where it is known for the microscope.
+
+    Returns
+    -------
+    Measurement
+        With NaN for what the image does not tell, and a remark why. It never raises for an image.
+    """
+    return measure_in_detail(data, lattice, cells, material, pixel_size_nm, contrast=contrast)[0]
+
+
+def measure_in_detail(
+    data: np.ndarray,
+    lattice: Lattice,
+    cells: UnitCells,
+    material: Material,
+    pixel_size_nm: tuple[float, float],
+    *,
+    contrast: tuple[float, float] | None = None,
+) -> tuple[Measurement, MeasurementDetails | None]:
+    """Measure an image as :func:`measure_image` does, and return what it rests on, to be drawn."""
+    expected = contrast or expected_contrast(material)
+    try:
+        return _Measuring(data, lattice, cells, pixel_size_nm, expected, material).run()
+    except _TooLittle as reason:
+        return nothing_measured(expected, str(reason)), None
+    except (ArithmeticError, ValueError, IndexError, np.linalg.LinAlgError) as error:
+        return nothing_measured(expected, f"the image could not be measured ({error})"), None
+
+
+def nothing_measured(expected: tuple[float, float], reason: str) -> Measurement:
+    """Return a measurement that tells nothing but why."""
+    nan = float("nan")
+    return Measurement(
+        *[_NOTHING] * 5, nan, nan, *[_NOTHING] * 9, expected_contrast=expected, cells=0,
+        remarks=(reason,),
+    )  # fmt: skip
+
+
+class _TooLittle(Exception):
+    """The image shows too little to be measured."""
+
+
+class _Measuring:
+    """One measurement under way: its steps share the folded image."""
+
+    def __init__(self, data, lattice, cells, pixel_size_nm, expected, material) -> None:
+        self.lattice, self.material, self.expected = lattice, material, expected
+        self.pixel_size_nm = tuple(float(s) for s in pixel_size_nm)
+        self.remarks: list[str] = []
+        self.cell_area_px = lattice.cell_area_px
+        rows, cols = choose_window(data.shape, cells.centres_px, lattice.a_px, MOST_PX)
+        self.window = ((rows.start, cols.start), (rows.stop - rows.start, cols.stop - cols.start))
+        corner = (rows.start, cols.start)
+        window = np.asarray(data[rows, cols], np.float32)
+        margin = 4 * lattice.a_px
+        centres = cells.centres_px - np.array(corner)
+        near = np.all((centres > -margin) & (centres < np.array(window.shape) + margin), axis=1)
+        cells = cells.take(near)
+        tiles = lay_tiles(lattice, cells, _whole(cells))
+        if tiles is None or not tiles.usable.any():
+            raise _TooLittle("no cell lies among others: nothing could be measured")
+        values = window[np.isfinite(window)]
+        if not len(values) or not values.max() > values.min():
+            raise _TooLittle("the image is constant: nothing could be measured")
+        self.tiles = tiles
+        self.clipped = _clipped(values)
+        self.fold = Fold(window, lattice, corner, tiles)
+        self._check()
+
+    def _check(self) -> None:
+        cells = self.fold.valid.sum() / self.cell_area_px
+        if cells < _LEAST_CELLS:
+            raise _TooLittle(
+                f"only {cells:.0f} perfect cells lie among others, and {_LEAST_CELLS} are needed: "
+                "nothing could be measured"
+            )
+
+    def run(self) -> tuple[Measurement, MeasurementDetails]:
+        """Go through all steps."""
+        rows = self._register()
+        self._flatten()
+        histograms = self._histograms()
+        noise, line = self._noise(histograms, rows)
+        cell = self.cell if noise is None else _unclip(self.cell, histograms, noise)
+        column, found = self._column(cell, rows)
+        measurement = self._assemble(rows, noise, column, found, cell)
+        height = self.fold.data.shape[0]
+        details = MeasurementDetails(
+            cell.table(),
+            histograms.mean,
+            line[2],
+            _fitted_variance(noise, line, histograms),
+            self.window[0][0] + np.arange(height),
+            rows.offset_px,
+            rows.error_px,
+            self.window,
+        )
+        return measurement, details
+
+    def _register(self) -> RowOffsets:
+        """Follow the crystal's displacement and the rows' jitter, and fold the image sharply."""
+        fold = self.fold
+        valid = fold.valid
+        self.cell = fold.mean_cell(valid, fold.data[valid])
+        self._reject_outliers(valid)
+        for last in (False, True):
+            valid = fold.valid
+            slopes = Slopes(self.cell)
+            follow_displacement(fold, slopes, valid)
+            fold.place()
+            valid = fold.valid
+            rows = measure_rows(fold, slopes, valid, self._variance(slopes, valid))
+            if rows.jitter_px.value > 0:
+                fold.row_offset_px = rows.correction()
+                fold.place()
+                valid = fold.valid
+            self.cell = fold.mean_cell(valid, fold.data[valid])
+            if not last:
+                self._reject_outliers(valid)
+        self._check()
+        slopes = Slopes(self.cell)
+        valid = fold.valid
+        self.variance = self._variance(slopes, valid)
+        rows = measure_rows(fold, slopes, valid, self.variance)
+        self.slopes = slopes
+        return rows
+
+    def _variance(self, slopes: Slopes, valid: np.ndarray) -> tuple[float, float]:
+        """Return a rough line of the noise's variance against the level, from neighbours in x."""
+        fold = self.fold
+        pairs = valid[:, 1:] & valid[:, :-1]
+        residual = fold.data - slopes.level[fold.cell]
+        jump = (residual[:, 1:] - residual[:, :-1])[pairs]
+        level = slopes.level[fold.cell[:, 1:]][pairs]
+        power = 0.5 * jump * jump
+        middle = np.median(level)
+        low, high = (float(power[level <= middle].mean()), float(power[level > middle].mean()))
+        at = (float(level[level <= middle].mean()), float(level[level > middle].mean()))
+        growth = max((high - low) / max(at[1] - at[0], 1e-12), 0.0)
+        return max(low - growth * at[0], -growth * float(level.min()) + 0.1 * low), growth
+
+    def _reject_outliers(self, valid: np.ndarray) -> None:
+        """Leave out columns whose brightness stands out: wrongly classed, or not classed."""
+        fold = self.fold
+        level = self.cell.table().ravel()
+        site = _site_table()
+        residual = np.where(valid, fold.data - level[fold.cell], 0)
+        count = fold.tile_sums(np.ones(valid.sum(), np.float32), valid)
+        mean = fold.tile_sums(residual[valid], valid) / np.maximum(count, 1)
+        nodes = np.argwhere(np.ones(fold.usable.shape, bool)) + fold.tiles.corner
+        for kind, fraction in ((1, 2 / 3), (2, 1 / 3)):
+            near = valid & (site[fold.cell] == kind)
+            number = fold.tile_sums(np.ones(near.sum(), np.float32), near)
+            total = fold.tile_sums(residual[near], near)
+            off = total / np.maximum(number, 1) - mean
+            known = (number > 0.5 * number.max()) & fold.usable
+            if known.sum() < 20:
+                continue
+            middle = np.median(off[known])
+            spread = 1.4826 * np.median(np.abs(off[known] - middle))
+            strange = known & (np.abs(off - middle) > _OUTLIER * spread)
+            if strange.any() and strange.sum() < 0.4 * known.sum():
+                where = nodes[strange.ravel()] + fraction
+                moved = where @ np.linalg.inv(fold.per_px) + self.lattice.origin_px
+                fold.spoil(moved + fold.displacement_px[strange])
+
+    def _flatten(self) -> None:
+        """Find the slowly varying background and with it the expected intensity of each pixel."""
+        fold = self.fold
+        valid = fold.valid
+        level = self.slopes.level[fold.cell]
+        residual = np.where(valid, fold.data - level, np.float32(0))
+        side = max(4, round(np.sqrt(6) * _BACKGROUND_A * self.lattice.a_px))
+        weight = _twice(valid.astype(np.float32), side)
+        # a pixel's own value would hide part of its noise
+        own = 1 / side**2
+        background = (_twice(residual, side) - own * residual) / np.maximum(weight - own, 1e-3)
+        self.valid = valid & (weight > 0.3)
+        self.residual = residual[self.valid]
+        self.background = background[self.valid]
+        self.expected_level = (level + background)[self.valid]
+        self.values = fold.data[self.valid]
+        height, width = valid.shape
+        rows, cols = np.nonzero(self.valid)
+        self.blocks = (rows * _BLOCKS // height) * _BLOCKS + cols * _BLOCKS // width
+
+    def _histograms(self) -> Histograms:
+        off = self.values - self.expected_level
+        slope = self.slopes.along_x[self.fold.cell[self.valid]] ** 2
+        found = gather(self.values, self.expected_level, slope, self.blocks, float(off.std()))
+        if found is None:
+            raise _TooLittle("the cell shows too few levels: nothing could be measured")
+        return found
+
+    def _noise(self, histograms: Histograms, rows: RowOffsets):
+        extra = rows.left_over() * histograms.slope
+        line = variance_line(histograms, extra)
+        noise = fit_noise(histograms, extra)
+        if noise is None:
+            self.remarks.append(
+                "the noise does not grow with the signal: no counts could be measured"
+            )
+        self._remark_on_correlation()
+        if max(self.clipped) > 0.001:
+            end = "lowest" if self.clipped[0] > self.clipped[1] else "highest"
+            self.remarks.append(
+                f"{max(self.clipped):.1%} of the pixels are clipped at the {end} value"
+            )
+        return noise, line
+
+    def _remark_on_correlation(self) -> None:
+        """Say so where neighbouring pixels share noise: they hold fewer counts than it seems."""
+        image = np.zeros(self.valid.shape, np.float32)
+        image[self.valid] = self.values - self.expected_level
+        power = float((image[self.valid] ** 2).mean())
+        shared = []
+        for one, other in ((np.s_[:, 1:], np.s_[:, :-1]), (np.s_[1:], np.s_[:-1])):
+            both = self.valid[one] & self.valid[other]
+            shared.append(float((image[one] * image[other])[both].mean()) / max(power, 1e-30))
+        self.shared = tuple(shared)
+        if max(np.abs(shared)) > 0.1:
+            self.remarks.append(
+                f"the noise of neighbouring pixels is correlated ({shared[0]:+.2f} along rows, "
+                f"{shared[1]:+.2f} across): the image was resampled or filtered, so counts and "
+                "read noise are those of uncorrelated noise as strong in one pixel"
+            )
+
+    def _column(self, cell: MeanCell, rows: RowOffsets):
+        fold = self.fold
+        spread = fold.spread_of(cell, self.valid, self.residual, self.blocks)
+        error = np.sqrt((np.abs(spread) ** 2).sum(axis=0))
+        low, high = self.expected
+        column = fit_column(
+            cell, error, self.pixel_size_nm, self.cell_area_px, float(np.sqrt(low * high))
+        )
+        if column is None:
+            self.remarks.append("the columns stand out too little for their image to be measured")
+            return None, {}
+        found = column.estimates(spread)
+        # rows that could not be put in place widen the mean column along x
+        wider = 8 * np.log(2) * rows.left_over() * self.pixel_size_nm[1] ** 2 / 2
+        width = found["fwhm_nm"]
+        factor = np.sqrt(max(1 - wider / width.value**2, 0.25))
+        found["fwhm_nm"] = Estimate(*(factor * v for v in (width.value, width.low, width.high)))
+        return column, found
+
+    def _assemble(
+        self,
+        rows: RowOffsets,
+        noise: NoiseFit | None,
+        column: ColumnFit | None,
+        found: dict[str, Estimate],
+        cell: MeanCell,
+    ) -> Measurement:
+        gain, offset, read = _noise_estimates(noise)
+        per_level = _inverse(gain)
+        ratio = found.get("ratio", _NOTHING)
+        dirt, length = self._contamination(found, offset, cell)
+        shear, stretch = self._distortion()
+        self.remarks += contrast_remarks(ratio, self.expected, self.material)
+        return Measurement(
+            counts_per_level=per_level,
+            poisson_lambda=_product(found.get("x2_peak", _NOTHING), per_level),
+            column_counts=_product(found.get("x2_volume", _NOTHING), per_level),
+            read_noise=read,
+            offset=offset,
+            clipped_low=self.clipped[0],
+            clipped_high=self.clipped[1],
+            probe_fwhm_nm=found.get("fwhm_nm", _NOTHING),
+            tail_fraction=found.get("tail", _NOTHING),
+            tail_fwhm_nm=found.get("tail_fwhm_nm", _NOTHING),
+            jitter_px=rows.jitter_px,
+            shear=shear,
+            stretch=stretch,
+            contamination=dirt,
+            contamination_length_nm=length,
+            contrast_ratio=ratio,
+            expected_contrast=self.expected,
+            cells=round(self.valid.sum() / self.cell_area_px),
+            remarks=tuple(self.remarks),
+        )
+
+    def _contamination(self, found, offset: Estimate, cell: MeanCell):
+        if not found:
+            return _NOTHING, _NOTHING
+        fold = self.fold
+        weight = fold.tile_sums(np.ones(len(self.residual), np.float32), self.valid)
+        level = fold.tile_sums(self.residual, self.valid) / np.maximum(weight, 1)
+        noise = float(np.mean((self.values - self.expected_level) ** 2))
+        power = background_power(level, weight, noise)
+        own = found["columns_level"]
+        between = float(cell.values[0].real)
+        half = 0.5 * np.hypot(offset.high - offset.low, own.high - own.low)
+        absolute = between - offset.value - own.value
+        dirt, seen = contamination_level(
+            level, weight, power, Estimate(absolute, absolute - half, absolute + half)
+        )
+        peak = max(found["x2_peak"].value, found["m_peak"].value)
+        scaled = Estimate(*(v / peak for v in (dirt.value, dirt.low, dirt.high)))
+        if not seen:
+            return scaled, _NOTHING
+        length = correlation_length(level, weight, noise, power[0])
+        a_nm = self.lattice.a_px * float(np.sqrt(np.prod(self.pixel_size_nm)))
+        return scaled, Estimate(*(v * a_nm for v in (length.value, length.low, length.high)))
+
+    def _distortion(self) -> tuple[Estimate, Estimate]:
+        variance = float(np.mean((self.values - self.expected_level) ** 2))
+        information = float(np.mean(self.slopes.along_x**2)) * self.cell_area_px
+        noise_px = float(np.sqrt(variance / max(information, 1e-30)))
+        return measure_distortion(
+            self.lattice, self.fold.displacement_px, self.tiles.usable, noise_px
+        )
+
+
+_OUTLIER = 3.5
+
+
+def _whole(cells: UnitCells) -> np.ndarray:
+    """Return whether X₂ and M of each cell are whole, (N, 2); True where not classified."""
+    known = np.isfinite(cells.probabilities).all(axis=1)
+    classes = np.zeros(len(cells), int)
+    classes[known] = cells.classes[known]
+    return np.stack([classes % 3 == 0, classes < 3], axis=1)
+
+
+def _site_table() -> np.ndarray:
+    """Return which column each place of the tabulated cell belongs to: 1 X₂, 2 M, 0 neither."""
+    ticks = (np.arange(TABLE) + 0.5) / TABLE
+    one, two = np.meshgrid(ticks, ticks, indexing="ij")
+    table = np.zeros((TABLE, TABLE), np.int8)
+    for kind, fraction in ((1, 2 / 3), (2, 1 / 3)):
+        u, v = one - fraction, two - fraction
+        table[u * u + u * v + v * v < 0.22**2] = kind
+    return table.ravel()
+
+
+def _twice(image: np.ndarray, side: int) -> np.ndarray:
+    """Return the running mean of a running mean: nearly a Gaussian, and fast at any width."""
+    once = uniform_filter(image, side, mode="constant")
+    return uniform_filter(once, side, mode="constant", origin=-1 if side % 2 == 0 else 0)
+
+
+def _clipped(values: np.ndarray) -> tuple[float, float]:
+    """Return the share of pixels piled up at the lowest and the highest value."""
+    ends = []
+    step = digitiser_step(values) or float(values.std()) / 50
+    for end, sign in ((values.min(), 1), (values.max(), -1)):
+        off = (values - end) * sign
+        at = float((off < 0.5 * step).mean())
+        beside = float(((off >= 0.5 * step) & (off < 3.5 * step)).mean()) / 3
+        ends.append(at if at > max(3 * beside, 20 / len(values)) else 0.0)
+    return ends[0], ends[1]
+
+
+def _unclip(cell: MeanCell, histograms: Histograms, noise: NoiseFit) -> MeanCell:
+    """Return the mean cell had nothing been clipped."""
+    if len(noise.mean) != len(histograms.mean):
+        return cell
+    lifted = noise.mean - histograms.mean
+    if np.abs(lifted).max() < 1e-3 * np.ptp(noise.mean):
+        return cell
+    table = cell.table()
+    off = np.interp(table, histograms.mean, lifted)
+    ticks = (np.arange(TABLE) + 0.5) / TABLE
+    wave = [np.exp(-2j * np.pi * np.outer(cell.indices[:, i], ticks)) for i in range(2)]
+    added = np.einsum("ki,ij,kj->k", wave[0], off, wave[1], optimize=True) / TABLE**2
+    return MeanCell(cell.indices, cell.values + np.where(np.arange(len(added)), 2, 1) * added,
+                    cell.per_px)  # fmt: skip
+
+
+def _fitted_variance(noise: NoiseFit | None, line, histograms: Histograms) -> np.ndarray:
+    if noise is None:
+        return line[1] + line[0] * histograms.mean
+    return noise.gain * (histograms.mean - noise.offset) + noise.variance
+
+
+def _noise_estimates(noise: NoiseFit | None) -> tuple[Estimate, Estimate, Estimate]:
+    """Return gain, offset and read noise with intervals."""
+    if noise is None:
+        return _NOTHING, _NOTHING, _NOTHING
+    half = 1.96 * np.sqrt(np.maximum(np.diag(noise.covariance), 0))
+    gain = Estimate(noise.gain, max(noise.gain - half[0], 0.05 * noise.gain), noise.gain + half[0])
+    offset = Estimate(noise.offset, noise.offset - half[1], noise.offset + half[1])
+    power = np.array([noise.variance, noise.variance - half[2], noise.variance + half[2]])
+    read = Estimate(*(float(v) for v in np.sqrt(np.maximum(power, 0))))
+    return gain, offset, read
+
+
+def _inverse(estimate: Estimate) -> Estimate:
+    return Estimate(1 / estimate.value, 1 / estimate.high, 1 / estimate.low)
+
+
+def _product(one: Estimate, other: Estimate) -> Estimate:
+    """Return the product of two independent positive estimates."""
+    value = one.value * other.value
+    share = np.sqrt(sum(np.log(e.high / max(e.low, 1e-3 * e.value)) ** 2 for e in (one, other))) / 2
+    return Estimate(value, value * float(np.exp(-share)), value * float(np.exp(share)))
