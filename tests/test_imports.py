@@ -42,7 +42,7 @@ ROWS = [
         "weights",
     },
     {"simulation", "detection", "classification", "baselines", "labels"},
-    {"census"},
+    {"census", "quality"},
     {"pipeline", "evaluation", "results", "retraining"},
     {"cli", "napari_ui"},
 ]

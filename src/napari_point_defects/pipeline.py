@@ -20,6 +20,7 @@ from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.lattice import find_lattice
 from napari_point_defects.materials import get_material
 from napari_point_defects.netcasting import Recast, cast_net, recast
+from napari_point_defects.quality import Quality, assess_quality
 from napari_point_defects.records import Hexagons, Lattice, StemImage, UnitCells
 
 Progress = Callable[[float, str], None]
@@ -232,7 +233,13 @@ def census_of(
     """Return the census as written to JSON."""
     material = get_material(settings.material)
     return census_dict(
-        take_census(cells, detection.lattice, material, detection.pixel_size_nm),
+        take_census(
+            cells,
+            detection.lattice,
+            material,
+            detection.pixel_size_nm,
+            unsure_below=settings.unsure_below,
+        ),
         detection.lattice,
         detection.pixel_size_nm,
         detection.pixel_size_source,
@@ -243,6 +250,21 @@ def census_of(
         },
         versions={"napari-point-defects": __version__, "python": platform.python_version()},
         settings={"image": image.name, "signal": image.signal} | settings.model_dump(mode="json"),
+        quality=quality_of(image, detection, cells, settings).as_dict(),
+    )
+
+
+def quality_of(
+    image: StemImage, detection: Detection, cells: UnitCells, settings: AnalysisSettings
+) -> Quality:
+    """Say how far the census of an image can be trusted."""
+    return assess_quality(
+        image.data,
+        detection.lattice,
+        cells,
+        get_material(settings.material),
+        detection.pixel_size_nm,
+        unsure_below=settings.unsure_below,
     )
 
 
