@@ -95,3 +95,48 @@ def test_one_atom_is_less_than_half_of_two_and_less_for_heavier_ones():
     shares = [single_share(get_material(name)) for name in ("MoS2", "MoSe2", "MoTe2")]
     assert shares == sorted(shares, reverse=True)
     assert all(0.35 < single_share(material) < 0.5 for material in MATERIALS.values())
+
+
+@pytest.mark.parametrize("material", ["MoTe2", "WS2"])
+def test_unmixing_neighbours_helps_where_counts_are_few(material):
+    wrong = {False: 0, True: 0}
+    for seed in range(2):
+        data, scene, cells = seen(
+            90, seed, material=material, height_px=420, width_px=420, tail_fraction=0.15
+        )
+        for unmixed in wrong:
+            classes = column_intensity_classes(
+                data, scene.lattice, cells, get_material(material), unmixed=unmixed
+            )
+            wrong[unmixed] += int((classes != scene.classes).sum())
+    assert wrong[True] < 0.5 * wrong[False]
+
+
+def test_unmixed_columns_are_free_of_tails_and_dirt():
+    data, scene, cells = seen(
+        30000, contamination=0.2, source_fwhm_nm=0.1, tail_fraction=0.2, **EVERY_CLASS
+    )
+    found = column_intensities(data, scene.lattice, cells, get_material("MoTe2"), unmixed=True)
+    inner = np.all((cells.centres_px > 25) & (cells.centres_px < 255), axis=1)
+    assert np.array_equal(found.classes[inner], scene.classes[inner])
+    # an empty site holds nothing: its neighbours' tails no longer count against it
+    assert np.median(found.metal[inner & (scene.classes >= 3)]) == pytest.approx(0, abs=0.07)
+    assert np.median(found.chalcogen[inner & (scene.classes % 3 == 2)]) == pytest.approx(
+        0, abs=0.07
+    )
+
+
+def test_unmixing_stands_gaps_and_few_cells():
+    data, scene, cells = seen(**EVERY_CLASS)
+    data[100:160, 100:160] = np.nan
+    material = get_material("MoTe2")
+    found = column_intensities(data, scene.lattice, cells, material, unmixed=True)
+    gap = np.all((cells.centres_px > 108) & (cells.centres_px < 152), axis=1)
+    assert (found.margin[gap] == 0).all()
+    far = (np.abs(cells.centres_px - 130) > 50).any(axis=1)
+    inner = np.all((cells.centres_px > 25) & (cells.centres_px < 255), axis=1)
+    assert np.array_equal(found.classes[far & inner], scene.classes[far & inner])
+    few = column_intensities(data, scene.lattice, cells.take([0, 1]), material, unmixed=True)
+    assert len(few.classes) == 2
+    flat = column_intensities(np.ones_like(data), scene.lattice, cells, material, unmixed=True)
+    assert np.isfinite(flat.margin).all()

@@ -20,11 +20,12 @@ from napari_point_defects.census import (
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.materials import get_material
 from napari_point_defects.records import Calibration, Lattice, UnitCells
+from napari_point_defects.review import is_unsure
 
 MOTE2 = get_material("MoTe2")
 CONTRACT = (
     "cell_id,chalcogen_y,chalcogen_x,metal_y,metal_x,label,confidence,p_Perfect,p_V_Te1,p_V_Te2,"
-    "p_V_Mo,p_V_Te1+V_Mo,p_V_Te2+V_Mo,votes"
+    "p_V_Mo,p_V_Te1+V_Mo,p_V_Te2+V_Mo,votes,unsure"
 )
 
 
@@ -104,6 +105,32 @@ def test_cells_table_keeps_the_contract():
     ]
     assert (table["confidence"] == 0.9).all()
     assert table["votes"].tolist() == [2] * 5
+    assert table["unsure"].tolist() == [1] * 5  # 0.9 is less than 0.95
+    sure = cells_table(cells_of([2, 1, 0, 0, 0, 0]), MOTE2, unsure_below=0.9)
+    assert sure["unsure"].tolist() == [0] * 3
+
+
+def test_unsure_cells_are_counted_by_class_and_leave_the_densities_alone():
+    cells = cells_of([20, 4, 0, 0, 0, 1])
+    probabilities = cells.probabilities.copy()
+    probabilities[:18] = [0.99, 0.01, 0, 0, 0, 0]
+    cells = UnitCells(cells.chalcogen_px, cells.metal_px, cells.votes, probabilities)
+    census = take_census(cells, lattice_of(50), MOTE2, (0.007, 0.007))
+    assert census.unsure.tolist() == [2, 4, 0, 0, 0, 1]
+    content = census_dict(census, lattice_of(50), (0.007, 0.007), "lattice")
+    assert content["unsure"] == {"count": 7, "fraction": 7 / 25}
+    assert [row["unsure"] for row in content["classes"].values()] == [2, 4, 0, 0, 0, 1]
+    everything_sure = take_census(cells, lattice_of(50), MOTE2, (0.007, 0.007), unsure_below=0.5)
+    assert not everything_sure.unsure.any()
+    same = census_dict(everything_sure, lattice_of(50), (0.007, 0.007), "lattice")
+    for label, row in same["classes"].items():
+        assert row | {"unsure": 0} == content["classes"][label] | {"unsure": 0}
+
+
+def test_a_cell_that_the_network_never_saw_is_not_called_unsure():
+    probabilities = np.array([[np.nan] * 6, [0.5, 0.5, 0, 0, 0, 0], [1.0, 0, 0, 0, 0, 0]])
+    assert is_unsure(probabilities).tolist() == [False, True, False]
+    assert is_unsure(np.empty((0, 6))).shape == (0,)
 
 
 def test_cells_table_of_nothing_keeps_its_columns():

@@ -46,7 +46,7 @@ ROWS = [
         "weights",
     },
     {"simulation", "detection", "classification", "baselines", "labels", "measurement"},
-    {"census"},
+    {"census", "quality"},
     {"pipeline", "evaluation", "results", "retraining"},
     {"cli", "napari_ui"},
 ]

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from napari_point_defects.netcasting import ALPHA, BETA
 from napari_point_defects.region import Region, as_region
+from napari_point_defects.review import UNSURE_BELOW
 
 
 class AnalysisSettings(BaseModel):
@@ -59,6 +60,13 @@ class AnalysisSettings(BaseModel):
     )
     min_score: float = Field(
         0.4, ge=0, le=1, title="Lowest score", description="Hexagons with a lower score are dropped"
+    )
+    unsure_below: float = Field(
+        UNSURE_BELOW,
+        ge=0,
+        le=1,
+        title="Unsure below",
+        description="A cell whose most probable class is less probable than this is flagged",
     )
     detector_weights: Path | None = Field(
         None, title="Detector weights", description="safetensors file; none for the shipped ones"

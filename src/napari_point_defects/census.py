@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.materials import DefectClass, Material
 from napari_point_defects.measured import Measurement
 from napari_point_defects.records import Lattice, UnitCells
+from napari_point_defects.review import UNSURE_BELOW, is_unsure
 
 NM2_PER_CM2 = 1e14
 
@@ -30,11 +31,14 @@ class Census:
     cell_area_nm2 : float
         Area of one primitive cell.
     material : Material
+    unsure : ndarray of shape (6,), int
+        How many of them the network is unsure of.
     """
 
     counts: np.ndarray
     cell_area_nm2: float
     material: Material
+    unsure: np.ndarray = field(default_factory=lambda: np.zeros(len(DefectClass), int))
 
     @property
     def n_cells(self) -> int:
@@ -63,7 +67,12 @@ class Census:
 
 
 def take_census(
-    cells: UnitCells, lattice: Lattice, material: Material, pixel_size_nm: tuple[float, float]
+    cells: UnitCells,
+    lattice: Lattice,
+    material: Material,
+    pixel_size_nm: tuple[float, float],
+    *,
+    unsure_below: float = UNSURE_BELOW,
 ) -> Census:
     """Count classified cells.
 
@@ -77,6 +86,8 @@ def take_census(
         Height and width of a pixel [nm], see
         :func:`~napari_point_defects.calibration.choose_pixel_size`. One that comes from the
         lattice gives every cell exactly the material's cell area.
+    unsure_below : float
+        See :func:`~napari_point_defects.review.is_unsure`.
 
     Raises
     ------
@@ -88,8 +99,10 @@ def take_census(
             "no unit cells were found: check the material and that the image shows its lattice"
         )
     _require_classes(cells)
+    unsure = cells.classes[is_unsure(cells.probabilities, unsure_below)]
     return Census(
         counts=np.bincount(cells.classes, minlength=len(DefectClass)),
+        unsure=np.bincount(unsure, minlength=len(DefectClass)),
         cell_area_nm2=float(lattice.cell_area_px * pixel_size_nm[0] * pixel_size_nm[1]),
         material=material,
     )
@@ -123,10 +136,13 @@ def count_interval(count: int, level: float = 0.95) -> tuple[float, float]:
     return float(low), float(gammainccinv(count + 1, tail))
 
 
-def cells_table(cells: UnitCells, material: Material) -> pd.DataFrame:
+def cells_table(
+    cells: UnitCells, material: Material, *, unsure_below: float = UNSURE_BELOW
+) -> pd.DataFrame:
     """Return one row per unit cell, positions in pixels of the original image.
 
-    Pixel centres are at integers. ``cell_id`` counts from 0 in the order of ``cells``.
+    Pixel centres are at integers. ``cell_id`` counts from 0 in the order of ``cells``; ``unsure``
+    is 1 where the most probable class is less probable than ``unsure_below``, else 0.
 
     Raises
     ------
@@ -145,6 +161,7 @@ def cells_table(cells: UnitCells, material: Material) -> pd.DataFrame:
         "confidence": cells.confidence,
         **{f"p_{label}": cells.probabilities[:, i] for i, label in enumerate(labels)},
         "votes": cells.votes,
+        "unsure": is_unsure(cells.probabilities, unsure_below).astype(int),
     }
     return pd.DataFrame(table)
 
@@ -167,6 +184,7 @@ def census_dict(
     versions: Mapping[str, str] | None = None,
     settings: Mapping[str, Any] | None = None,
     measurement: Measurement | None = None,
+    quality: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return everything a census is, ready for JSON.
 
@@ -183,6 +201,8 @@ def census_dict(
         Name and hash of the weights, versions of the programs, settings of every stage.
     measurement : Measurement, optional
         How the image was recorded; left out where it was not measured.
+    quality : mapping
+        See :meth:`~napari_point_defects.quality.Quality.as_dict`.
     """
     a_nm = math.sqrt(census.cell_area_nm2 * 2 / math.sqrt(3))
     return {
@@ -201,13 +221,22 @@ def census_dict(
         },
         "area_nm2": census.area_nm2,
         "n_cells": census.n_cells,
-        "classes": {label: _densities(n, census) for label, n in _rows(census)},
+        "classes": {
+            label: _densities(n, census) | {"unsure": int(unsure)}
+            for (label, n), unsure in zip(_rows(census), census.unsure, strict=True)
+        },
         "defects": _densities(census.defect_count, census),
         "vacancies": {
             census.material.chalcogen: _vacancies(census.chalcogen_vacancies, 2, census),
             census.material.metal: _vacancies(census.metal_vacancies, 1, census),
         },
-        "interval": "95 % exact Poisson (Garwood 1936)",
+        "interval": "95 % exact Poisson (Garwood 1936) of the counting alone; "
+        "unsure cells are counted under their most probable class",
+        "unsure": {
+            "count": int(census.unsure.sum()),
+            "fraction": int(census.unsure.sum()) / census.n_cells,
+        },
+        "quality": dict(quality or {}),
         **({"measurement": measurement.as_dict()} if measurement is not None else {}),
         "warnings": list(warnings),
         "weights": dict(weights or {}),

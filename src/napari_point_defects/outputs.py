@@ -126,9 +126,12 @@ def write_overlay(
     overwrite: bool = False,
     *,
     pixel_size_nm: tuple[float, float] | None = None,
+    unsure: np.ndarray | None = None,
 ) -> None:
     """Write a PNG of the image with its defective cells outlined; see :func:`draw_overlay`."""
-    figure = draw_overlay(image, cells, lattice, material, pixel_size_nm=pixel_size_nm)
+    figure = draw_overlay(
+        image, cells, lattice, material, pixel_size_nm=pixel_size_nm, unsure=unsure
+    )
     with atomic_write(path, overwrite) as temporary:
         # random noise hardly compresses: the lowest level is four times as fast
         figure.savefig(temporary, format="png", pil_kwargs={"compress_level": 1})
@@ -141,6 +144,7 @@ def draw_overlay(
     material: Material,
     *,
     pixel_size_nm: tuple[float, float] | None = None,
+    unsure: np.ndarray | None = None,
 ) -> Figure:
     """Draw the image with defective cells outlined by class, a legend and a scale bar.
 
@@ -153,6 +157,8 @@ def draw_overlay(
     material : Material
     pixel_size_nm : (float, float), optional
         Height and width of a pixel [nm] for the scale bar; default: the image's calibration.
+    unsure : ndarray of shape (N,), bool, optional
+        Cells that are drawn dashed, perfect ones too.
 
     Returns
     -------
@@ -169,7 +175,7 @@ def draw_overlay(
     zoom = np.clip(24 * longest / lattice.a_px, 1600, 4096) / longest
     size = np.maximum(np.round(np.array([height, width]) * zoom), 1).astype(int)
     unit = max(size) / 1600  # of line widths and letters, in figure pixels
-    legend_height = round(100 * unit)
+    legend_height = round(150 * unit)
     total = np.array([size[0] + legend_height, max(size[1], round(1000 * unit))])
 
     figure = Figure(figsize=tuple(total[::-1] / 100), dpi=100, facecolor="white")
@@ -186,8 +192,9 @@ def draw_overlay(
     points = 0.72 * unit  # one figure pixel is 0.72 points
     outline_width = 0.72 * np.clip(lattice.a_px * zoom / 12, 1.5, 4)
     outlines = cell_outlines_px(cells, lattice)[..., ::-1]
+    unsure = np.zeros(len(cells), bool) if unsure is None else np.asarray(unsure, bool)
     defective = cells.classes != DefectClass.PERFECT
-    colours = [CLASS_COLOURS[DefectClass(c)] for c in cells.classes[defective]]
+    colours = np.array([CLASS_COLOURS[DefectClass(c)] for c in cells.classes], object)
     axes.add_collection(
         PolyCollection(
             outlines[~defective],
@@ -197,19 +204,28 @@ def draw_overlay(
             alpha=0.15,
         )
     )
-    # a dark rim keeps yellow and grey-blue readable on bright columns
-    for colour, line_width in (("black", 1.8 * outline_width), (colours, outline_width)):
-        axes.add_collection(
-            PolyCollection(
-                outlines[defective], facecolor="none", edgecolor=colour, linewidth=line_width
+    dashed = (0, (2.2, 1.4))
+    for drawn, style in ((defective & ~unsure, "solid"), (unsure, dashed)):
+        # a dark rim keeps yellow and grey-blue readable on bright columns
+        for colour, line_width in (
+            ("black", 1.8 * outline_width),
+            (colours[drawn], outline_width),
+        ):
+            axes.add_collection(
+                PolyCollection(
+                    outlines[drawn],
+                    facecolor="none",
+                    edgecolor=colour,
+                    linewidth=line_width,
+                    linestyle=style,
+                )
             )
-        )
     pixel_size_nm = pixel_size_nm or image.calibration.pixel_size_nm
     if pixel_size_nm is not None:
         _draw_scale_bar(axes, width, height, pixel_size_nm[1], points)
 
     counts = np.bincount(cells.classes, minlength=len(DefectClass))
-    legend = figure.add_axes((0, 0, 1, legend_height / total[0]), xlim=(0, 3), ylim=(2, 0))
+    legend = figure.add_axes((0, 0, 1, legend_height / total[0]), xlim=(0, 3), ylim=(3, 0))
     legend.set_axis_off()
     for defect_class, label in zip(DefectClass, material.class_labels, strict=True):
         column, row = divmod(defect_class, 2)
@@ -230,6 +246,13 @@ def draw_overlay(
             fontsize=30 * points,
             verticalalignment="center",
         )
+    legend.text(
+        0.05,
+        2.5,
+        f"dashed: unsure, {unsure.sum()} of {len(cells)} cells",
+        fontsize=30 * points,
+        verticalalignment="center",
+    )
     return figure
 
 

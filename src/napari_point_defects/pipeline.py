@@ -23,6 +23,7 @@ from napari_point_defects.materials import get_material
 from napari_point_defects.measured import Measurement
 from napari_point_defects.measurement.image import measure_image
 from napari_point_defects.netcasting import Recast, cast_net, recast
+from napari_point_defects.quality import Quality, assess_quality
 from napari_point_defects.records import Calibration, Hexagons, Lattice, StemImage, UnitCells
 from napari_point_defects.region import lattice_inside
 from napari_point_defects.region_limits import (
@@ -281,7 +282,13 @@ def census_of(
     material = get_material(settings.material)
     region = region_entry(settings.region, image.data.shape, detection.pixel_size_nm)
     return census_dict(
-        take_census(cells, detection.lattice, material, detection.pixel_size_nm),
+        take_census(
+            cells,
+            detection.lattice,
+            material,
+            detection.pixel_size_nm,
+            unsure_below=settings.unsure_below,
+        ),
         detection.lattice,
         detection.pixel_size_nm,
         detection.pixel_size_source,
@@ -293,8 +300,23 @@ def census_of(
         versions={"napari-point-defects": __version__, "python": platform.python_version()},
         settings={"image": image.name, "signal": image.signal}
         | settings.model_dump(mode="json", exclude={"region"}),
+        quality=quality_of(image, detection, cells, settings).as_dict(),
         measurement=measurement,
     ) | {"region": region}
+
+
+def quality_of(
+    image: StemImage, detection: Detection, cells: UnitCells, settings: AnalysisSettings
+) -> Quality:
+    """Say how far the census of an image can be trusted."""
+    return assess_quality(
+        image.data,
+        detection.lattice,
+        cells,
+        get_material(settings.material),
+        detection.pixel_size_nm,
+        unsure_below=settings.unsure_below,
+    )
 
 
 def analyze(

@@ -54,7 +54,9 @@ def write_results(analysis: Analysis, folder: Path, overwrite: bool = False) -> 
         temporary = {
             kind: stack.enter_context(atomic_write(path, overwrite)) for kind, path in paths.items()
         }
-        write_table(cells_table(analysis.cells, material), temporary["cells"], True)
+        below = float(analysis.census["settings"]["unsure_below"])
+        table = cells_table(analysis.cells, material, unsure_below=below)
+        write_table(table, temporary["cells"], True)
         write_json(analysis.census, temporary["census"], True)
         write_overlay(
             analysis.image,
@@ -64,5 +66,6 @@ def write_results(analysis: Analysis, folder: Path, overwrite: bool = False) -> 
             temporary["overlay"],
             True,
             pixel_size_nm=analysis.detection.pixel_size_nm,
+            unsure=table["unsure"].to_numpy(bool),
         )
     return paths

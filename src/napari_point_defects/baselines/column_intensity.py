@@ -5,7 +5,8 @@ rest is divided by what its neighbours of the same kind show, so that a perfect 
 thresholds then tell two, one and no X atoms apart, a third tells whether M is there.
 
 The plain rule suffers from the tails of the neighbours: an empty column with bright neighbours
-reads darker than a hollow, and a perfect one beside a vacancy dimmer than others.
+reads darker than a hollow, and a perfect one beside a vacancy dimmer than others. The unmixed
+rule (:mod:`~napari_point_defects.baselines.column_unmixing`) takes them out.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import cKDTree
 
+from napari_point_defects.baselines.column_unmixing import unmixed_columns
 from napari_point_defects.canonical import sample_windows
 from napari_point_defects.materials import CHALCOGEN_SITES, METAL_SITES, Material
 from napari_point_defects.records import Lattice, UnitCells, cell_classes
@@ -81,9 +83,11 @@ def column_intensity_classes(
     lattice: Lattice,
     cells: UnitCells,
     material: Material,
+    *,
+    unmixed: bool = False,
 ) -> np.ndarray:
     """Return the ``DefectClass`` of every cell by the rule, see :func:`column_intensities`."""
-    return column_intensities(data, lattice, cells, material).classes
+    return column_intensities(data, lattice, cells, material, unmixed=unmixed).classes
 
 
 def column_intensities(
@@ -91,6 +95,8 @@ def column_intensities(
     lattice: Lattice,
     cells: UnitCells,
     material: Material,
+    *,
+    unmixed: bool = False,
 ) -> ColumnIntensities:
     """Measure every column of an image and set the thresholds from the image's own columns.
 
@@ -102,6 +108,8 @@ def column_intensities(
     cells : UnitCells
         All cells of the image; their classes are not looked at.
     material : Material
+    unmixed : bool
+        Take the neighbours' tails out first.
 
     Returns
     -------
@@ -109,11 +117,13 @@ def column_intensities(
     """
     if not len(cells):
         return ColumnIntensities(np.zeros(0), np.zeros(0), (0.25, 0.75), 0.5, 1.0, 1.0)
-    chalcogen, metal = _integrated_columns(np.asarray(data, np.float32), lattice, cells)
+    measure = unmixed_columns if unmixed else _integrated_columns
+    chalcogen, metal = measure(np.asarray(data, np.float32), lattice, cells)
     chalcogen = _in_perfect_columns(chalcogen, lattice.to_canonical(cells.chalcogen_px))
     metal = _in_perfect_columns(metal, lattice.to_canonical(cells.metal_px))
-    none, one = _thresholds(chalcogen, np.array([0.0, single_share(material), 1.0]))
-    (gone,) = _thresholds(metal, np.array([0.0, 1.0]))
+    thresholds = _crossings if unmixed else _midways
+    none, one = thresholds(chalcogen, np.array([0.0, single_share(material), 1.0]))
+    (gone,) = thresholds(metal, np.array([0.0, 1.0]))
     return ColumnIntensities(
         chalcogen, metal, (none, one), gone, _perfect_noise(chalcogen), _perfect_noise(metal)
     )
@@ -188,12 +198,8 @@ def _in_perfect_columns(signal: np.ndarray, places: np.ndarray) -> np.ndarray:
     return signal / np.maximum(level, floor)
 
 
-def _thresholds(values: np.ndarray, expected: np.ndarray) -> tuple[float, ...]:
+def _midways(values: np.ndarray, expected: np.ndarray) -> tuple[float, ...]:
     """Set thresholds midway between the levels that the image itself shows.
-
-    Ridler and Calvard's iteration (IEEE Trans. SMC 8 (1978) 630) with as many levels as there
-    are classes: each is the median of the values nearest to it, and never far from where it is
-    expected, so that a level that does not occur keeps its place.
 
     Parameters
     ----------
@@ -206,7 +212,16 @@ def _thresholds(values: np.ndarray, expected: np.ndarray) -> tuple[float, ...]:
     -------
     tuple of L − 1 float
     """
-    values = values[np.isfinite(values)]
+    levels = _levels(values[np.isfinite(values)], expected)
+    return tuple(float(t) for t in (levels[1:] + levels[:-1]) / 2)
+
+
+def _levels(values: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """Find the levels by Ridler and Calvard's iteration (IEEE Trans. SMC 8 (1978) 630).
+
+    Each is the median of the values nearest to it, and never far from where it is expected, so
+    that a level that does not occur keeps its place.
+    """
     levels = expected
     for _ in range(_ROUNDS):
         nearest = np.searchsorted((levels[1:] + levels[:-1]) / 2, values)
@@ -219,7 +234,33 @@ def _thresholds(values: np.ndarray, expected: np.ndarray) -> tuple[float, ...]:
         if np.abs(found - levels).max() < 1e-4:
             break
         levels = found
-    return tuple(float(t) for t in (levels[1:] + levels[:-1]) / 2)
+    return levels
+
+
+def _crossings(values: np.ndarray, expected: np.ndarray) -> tuple[float, ...]:
+    """Set thresholds where two levels are equally probable, rare levels being rare.
+
+    How often each level occurs is found by expectation maximisation of a mixture of Gaussians
+    that are as wide as the perfect columns' scatter. As in :func:`_midways` where the levels lie
+    far apart; where noise joins them, a column counts as defective only on good evidence.
+    """
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return tuple(float(t) for t in (expected[1:] + expected[:-1]) / 2)
+    noise = _perfect_noise(values)
+    apart = np.diff(expected).min() > 4 * noise
+    levels = _levels(values, expected) if apart else expected
+    likelihood = np.exp(-((values[:, None] - levels) ** 2) / (2 * max(noise, 0.02) ** 2)) + 1e-12
+    shares = np.full(len(levels), 1 / len(levels))
+    for _ in range(_ROUNDS):
+        posterior = likelihood * shares
+        shares = (posterior / posterior.sum(axis=1, keepdims=True)).mean(axis=0)
+        shares = np.maximum(shares, 0.5 / len(values))
+    low, high = levels[:-1], levels[1:]
+    crossing = (low + high) / 2 - noise**2 / (high - low) * np.log(shares[1:] / shares[:-1])
+    # a rare level in between may never be the likeliest one
+    crossing = np.minimum.accumulate(crossing[::-1])[::-1]
+    return tuple(float(t) for t in crossing)
 
 
 def _perfect_noise(values: np.ndarray) -> float:

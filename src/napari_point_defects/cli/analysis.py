@@ -36,6 +36,9 @@ def analyze(
     alpha: Annotated[float, typer.Option(help="Width of the paper's crop over W_H")] = 0.65,
     beta: Annotated[float, typer.Option(help="Height of the paper's crop over H_H")] = 0.5,
     min_score: Annotated[float, typer.Option(help="Lowest score of a hexagon")] = 0.4,
+    unsure_below: Annotated[
+        float, typer.Option(help="Flag cells whose likeliest class is less probable than this")
+    ] = 0.95,
     detector_weights: Annotated[Path | None, typer.Option(help="CNN-1, .safetensors")] = None,
     classifier_weights: Annotated[Path | None, typer.Option(help="CNN-2, .safetensors")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
@@ -51,6 +54,7 @@ def analyze(
         alpha=alpha,
         beta=beta,
         min_score=min_score,
+        unsure_below=unsure_below,
         detector_weights=detector_weights,
         classifier_weights=classifier_weights,
         device=device,
@@ -119,6 +123,8 @@ def _print_census(census: dict, title: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from napari_point_defects.quality import quality_lines
+
     lattice = census["lattice"]
     table = Table(
         title=f"{title}: {census['n_cells']} unit cells of {census['material']}, "
@@ -126,18 +132,22 @@ def _print_census(census: dict, title: str) -> None:
         f"(a = {lattice['a_px']:.2f} px, {lattice['angle_deg']:.1f}°)",
         title_justify="left",
     )
-    for heading in ("class", "cells", "per nm²", "per cm²", "95 % interval per cm²"):
+    for heading in ("class", "cells", "unsure", "per nm²", "per cm²", "95 % interval per cm²"):
         table.add_column(heading, justify="left" if heading == "class" else "right")
     for label, row in census["classes"].items():
         low, high = row["density_per_cm2_interval95"]
         table.add_row(
             label,
             str(row["count"]),
+            str(row["unsure"]),
             f"{row['density_per_nm2']:.4f}",
             f"{row['density_per_cm2']:.2e}",
             f"{low:.2e} – {high:.2e}",
         )
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    for line in quality_lines(census["quality"]):
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 def demo(
