@@ -97,12 +97,20 @@ def _simulate(settings: TrainingSetSettings, split: int, index: int) -> Example:
     scene = make_scene(scene_settings, rng, microscope=settings.microscope, classes=classes)
     mu = float(rng.uniform(*settings.gaussian_mu)) if rng.random() < settings.gaussian_share else 0
     bits = int(rng.choice(settings.bits))
+    # a stream of their own: sets of before these could be chosen stay the same to the byte
+    amplifier = np.random.default_rng([settings.seed, split, index, 1])
+    detector = {
+        "gaussian_mu": mu,
+        "bits": bits,
+        "black_level": float(amplifier.uniform(*settings.black_level)),
+        "gain": float(amplifier.uniform(*settings.gain)),
+    }
     if settings.column_counts is None:
         poisson = float(rng.uniform(*settings.poisson_lambda))
-        noise = NoiseSettings(poisson_lambda=poisson, gaussian_mu=mu, bits=bits)
+        noise = NoiseSettings(poisson_lambda=poisson, **detector)
     else:
         counts = float(np.exp(rng.uniform(*np.log(settings.column_counts))))
-        noise = NoiseSettings.for_column_counts(scene, counts, gaussian_mu=mu, bits=bits)
+        noise = NoiseSettings.for_column_counts(scene, counts, **detector)
     kept = slice(None)
     if settings.one_cell:
         expected = scene.lattice.to_image(CELL_CHALCOGEN)
