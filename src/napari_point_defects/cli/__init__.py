@@ -1,4 +1,4 @@
-"""The command line: analyze, demo, simulate, train, evaluate, labels."""
+"""The command line: analyze, demo, simulate, adapt, train, evaluate, labels."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from napari_point_defects import __version__
 from napari_point_defects.cli.analysis import analyze, demo
 from napari_point_defects.cli.evaluation import evaluate
 from napari_point_defects.cli.labels import labels_app
+from napari_point_defects.cli.matching import adapt
 from napari_point_defects.cli.simulation import simulate, simulate_image
 from napari_point_defects.cli.training import train_app
 from napari_point_defects.errors import PointDefectsError
@@ -25,6 +26,7 @@ app.command()(analyze)
 app.command()(demo)
 app.command()(simulate)
 app.command("simulate-image")(simulate_image)
+app.command()(adapt)
 app.add_typer(train_app, name="train")
 app.command()(evaluate)
 app.add_typer(labels_app, name="labels")
