@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_point_defects.analysis_settings import AnalysisSettings
-from napari_point_defects.errors import Stopped
+from napari_point_defects.errors import PointDefectsError, Stopped
 from napari_point_defects.materials import DefectClass, get_material
 from napari_point_defects.measured import Measurement
 from napari_point_defects.outputs import atomic_write, check_outputs, write_json
@@ -19,9 +19,9 @@ from napari_point_defects.records import StemImage, UnitCells
 from napari_point_defects.settings_files import write_settings
 from napari_point_defects.simulation.columns import load_columns
 from napari_point_defects.simulation.comparison import ImageComparison, compare_images
+from napari_point_defects.simulation.images import Example, example_of_recipe
 from napari_point_defects.simulation.likeness import Likeness, MeasuredImage, match
 from napari_point_defects.simulation.presets import PRESETS, TrainingSetSettings
-from napari_point_defects.simulation.recipes import simulate_recipe
 from napari_point_defects.simulation.training_range import range_of_card, range_warnings
 from napari_point_defects.weights import load_weights
 
@@ -43,8 +43,8 @@ class ImageMatch:
     likeness : Likeness
     shown : ndarray of shape (M, N)
         The middle of the image, as large as the likeness.
-    simulated : ndarray of shape (M, N)
-        The likeness.
+    example : Example
+        The likeness: the image of its recipe.
     comparison : ImageComparison
     """
 
@@ -52,8 +52,13 @@ class ImageMatch:
     observed: MeasuredImage
     likeness: Likeness
     shown: np.ndarray
-    simulated: np.ndarray
+    example: Example
     comparison: ImageComparison
+
+    @property
+    def simulated(self) -> np.ndarray:
+        """Pixels of the likeness, shape (M, N)."""
+        return self.example.image.pixels
 
     @property
     def a_px(self) -> float:
@@ -72,21 +77,15 @@ class ImageMatch:
 def measure(
     image: StemImage, detection: Detection, cells: UnitCells, settings: AnalysisSettings
 ) -> Measurement:
-    """Measure how an analysed image was recorded.
-
-    Raises
-    ------
-    PointDefectsError
-        If too few of its cells are perfect.
-    """
-    from napari_point_defects.measurement import measure_image
+    """Measure how an analysed image was recorded; NaN where it does not tell."""
+    from napari_point_defects.measurement.image import measure_image
 
     return measure_image(
         image.data,
         detection.lattice,
         cells,
         get_material(settings.material),
-        _pixel_size(detection),
+        detection.pixel_size_nm,
     )
 
 
@@ -109,11 +108,6 @@ def observe(
         Of the analysis.
     measurement : Measurement, optional
         Made now where it is not given.
-
-    Raises
-    ------
-    PointDefectsError
-        If too few cells are perfect to measure the image.
     """
     found = measurement or measure(image, detection, cells, settings)
     counts = np.bincount(cells.classes, minlength=len(DefectClass)) if len(cells) else None
@@ -154,16 +148,19 @@ def match_image(
     Raises
     ------
     PointDefectsError
-        If an image like this one cannot be simulated.
+        If the image could not be measured, or one like it cannot be simulated.
     """
+    if not observed.measurement.cells:
+        reason = "; ".join(observed.measurement.remarks) or "too few of its cells are perfect"
+        raise PointDefectsError(f"{image.name} cannot be matched: {reason}")
     load_columns(observed.material, base.microscope)  # minutes, where abTEM has not run yet
     shape = tuple(min(n, _MOST_PX) for n in image.data.shape)
     likeness = match(replace(observed, shape=shape), base=base, seed=seed)
-    simulated, _ = simulate_recipe(likeness.recipe)
+    example = example_of_recipe(likeness.recipe)
     start = [(n - m) // 2 for n, m in zip(image.data.shape, shape, strict=True)]
     shown = image.data[start[0] : start[0] + shape[0], start[1] : start[1] + shape[1]]
-    comparison = compare_images(shown, simulated, observed.lattice.a_px)
-    return ImageMatch(image, observed, likeness, shown, simulated, comparison)
+    comparison = compare_images(shown, example.image.pixels, observed.lattice.a_px)
+    return ImageMatch(image, observed, likeness, shown, example, comparison)
 
 
 def analyze_and_match(

@@ -11,6 +11,7 @@ from napari_point_defects.materials import get_material
 from napari_point_defects.simulation.columns import MicroscopeSettings, columns_are_known
 from napari_point_defects.simulation.noise import NoiseSettings, add_noise
 from napari_point_defects.simulation.presets import TrainingSetSettings
+from napari_point_defects.simulation.recipes import Recipe, simulate_recipe
 from napari_point_defects.simulation.scenes import (
     CELL_CHALCOGEN,
     SceneSettings,
@@ -76,6 +77,22 @@ def simulate_example(
         side = min(settings.side_a, max(most_px / a_px, 3.0))
         settings = settings.model_copy(update={"side_a": side})
     return _simulate(settings, 0, index)
+
+
+def example_of_recipe(recipe: Recipe) -> Example:
+    """Return the one image of a recipe, to look at."""
+    pixels, scene = simulate_recipe(recipe)
+    image = LabelledImage(
+        pixels,
+        scene.lattice,
+        recipe.scene.material,
+        scene.hexagons_px,
+        scene.chalcogen_px,
+        scene.metal_px,
+        scene.classes,
+    )
+    counts = recipe.noise.poisson_lambda * scene.pair_volume_px / scene.peak
+    return Example(image, recipe.scene, recipe.noise, float(counts))
 
 
 def unknown_columns(materials: tuple[str, ...], microscope: MicroscopeSettings) -> tuple[str, ...]:
