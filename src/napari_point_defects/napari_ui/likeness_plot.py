@@ -76,8 +76,11 @@ class LikenessPlot(FigureCanvasQTAgg):
         else:
             draw_histograms(self.axes[0], self.comparison, ink=self._ink)
             draw_spectra(self.axes[1], self.comparison, ink=self._ink)
+            # beside each other there is no room for the figure's own words
+            self.axes[0].set_title(f"grey levels: {self.comparison.histogram_distance:.3f} apart")
+            self.axes[1].set_title(f"spectra: {self.comparison.spectrum_distance:.2f} decades")
             for axes in self.axes:
-                axes.title.set_fontsize(8)
+                axes.title.set(fontsize=8, color=self._ink)
                 axes.tick_params(labelsize=7)
                 for label in (axes.xaxis.label, axes.yaxis.label):
                     label.set_fontsize(7)

@@ -64,6 +64,7 @@ class SimulatePreview(QWidget):
         self.example: Example | None = None
         self.index = 0
         self._likeness: ImageMatch | None = None
+        self._matched: tuple[Any, float] = None, 0.0  # a layer's unique_id and its a [px]
 
         self.canvas = Comparison()
         self.message = QLabel()
@@ -136,10 +137,11 @@ class SimulatePreview(QWidget):
         self._running[:] = [self._task]
         self._task.start(self._on_example)
 
-    def show_likeness(self, match: ImageMatch) -> None:
+    def show_likeness(self, match: ImageMatch, layer: Image) -> None:
         """Show the likeness of an image until a setting changes or another example is wanted."""
         self._rest.stop()
         self._stale, self._likeness = False, match
+        self._matched = layer.unique_id, match.a_px
         material = get_material(match.example.scene.material)
         # columns are to be seen, however large the image is
         self.canvas.field = _SHOWN_A * material.lattice_constant_nm
@@ -277,10 +279,12 @@ class SimulatePreview(QWidget):
         self.canvas.show_picture(1, Picture(cut, tuple(size * per_px), title))
 
     def _own_a_px(self, layer: Image) -> tuple[float, float] | float | None:
-        """Lattice constant in the user's image [px]: as detected, or by its pixel size."""
+        """Lattice constant in the user's image [px]: as found in it, or by its pixel size."""
         found = own_layer(self._viewer.layers, layer.unique_id, HexagonsLink)
         if found is not None:
             return link_of(found, HexagonsLink).detection.lattice.a_px
+        if self._matched[0] == layer.unique_id:
+            return self._matched[1]
         size = pixel_size_nm(layer)
         if size is None or self.example is None:
             return None

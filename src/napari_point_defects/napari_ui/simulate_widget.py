@@ -9,6 +9,7 @@ from typing import Any
 
 import napari
 import numpy as np
+from napari.layers import Image
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import (
     QFileDialog,
@@ -146,14 +147,14 @@ class SimulateWidget(QWidget):
         self.run.start(
             f"Match {layer.name}",
             work,
-            self._take_match,
+            partial(self._take_match, layer),
             cancel_tip="Stop; the settings stay as they are",
         )
 
-    def _take_match(self, matched: Matched) -> None:
+    def _take_match(self, layer: Image, matched: Matched) -> None:
         found = matched.match
         self.form.set_settings(found.likeness.settings)
-        self.preview.show_likeness(found)
+        self.preview.show_likeness(found, layer)
         self.run.say(f"Set to {found.image.name}.")
         lines = (*found.likeness.remarks, *matched.outside)
         self.result.setText("<br>".join(f"⚠ {escape(line)}" for line in lines))

@@ -1,4 +1,4 @@
-"""Black level and gain that cut off as much of an image as a given one has lost."""
+"""Black level and gain that cut off as much of an image as a given one has lost, or nothing."""
 
 from __future__ import annotations
 
@@ -29,11 +29,9 @@ def amplifier_for_clipping(recipe: Recipe, clipped_low: float, clipped_high: flo
     Returns
     -------
     Recipe
-        The same where hardly anything is cut off.
+        With the amplifier as it was where that cuts off no more than the image has lost.
     """
     cut_low, cut_high = clipped_low > _LEAST_SHARE, clipped_high > _LEAST_SHARE
-    if not (cut_low or cut_high):
-        return recipe
     rng = np.random.default_rng(recipe.seed)
     size = {n: min(getattr(recipe.scene, n), _MOST_PX) for n in ("height_px", "width_px")}
     scene = make_scene(recipe.scene.model_copy(update=size), rng, microscope=recipe.microscope)
@@ -42,12 +40,14 @@ def amplifier_for_clipping(recipe: Recipe, clipped_low: float, clipped_high: flo
     per_peak = noise.levels_per_peak(brightest)
     # in units of the X₂ column's peak
     signal = (record_signal(scene, noise, rng) - noise.black_level) / per_peak
-    dark = float(np.quantile(signal, clipped_low)) if cut_low else -noise.black_level / per_peak
-    bright = (
-        float(np.quantile(signal, 1 - clipped_high))
-        if cut_high
-        else (255 - noise.black_level) / per_peak
-    )
+    dark = float(np.quantile(signal, clipped_low if cut_low else _LEAST_SHARE))
+    bright = float(np.quantile(signal, 1 - (clipped_high if cut_high else _LEAST_SHARE)))
+    # dirt and read noise reach beyond what the plain amplifier shows
+    plain = -noise.black_level / per_peak, (255 - noise.black_level) / per_peak
+    dark = dark if cut_low else min(dark, plain[0])
+    bright = bright if cut_high else max(bright, plain[1])
+    if (dark, bright) == plain:
+        return recipe
     scale = 255 / max(bright - dark, 1e-6)
     black = float(np.clip(-scale * dark, *_BLACK_LIMITS))
     unit = noise.model_copy(update={"black_level": black, "gain": 1.0}).levels_per_peak(brightest)

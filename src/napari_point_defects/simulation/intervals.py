@@ -29,11 +29,11 @@ def around(value: float, factor: float) -> Range:
 def spread(estimate: Estimate, factor: float) -> Range:
     """Return a positive quantity's interval, but at least ÷ and × the factor.
 
-    An interval that reaches down to 0 says little: the range ends a decade below the value.
+    A very wide interval says little: the range ends a decade below and above the value.
     """
     low, high = around(estimate.value, factor)
     low, high = min(low, finite(estimate.low, low)), max(high, finite(estimate.high, high))
-    return max(low, estimate.value / 10), high
+    return max(low, estimate.value / 10), min(high, 10 * estimate.value)
 
 
 def widened(estimate: Estimate, margin: float) -> Range:
@@ -45,6 +45,11 @@ def widened(estimate: Estimate, margin: float) -> Range:
 def clipped(limits: Range, low: float, high: float) -> Range:
     """Return a range within what is possible."""
     return float(np.clip(limits[0], low, high)), float(np.clip(limits[1], low, high))
+
+
+def rounded(limits: Range, digits: int = 4) -> Range:
+    """Return a range that reads well, no narrower by more than a few parts in 10,000."""
+    return tuple(float(f"{value:.{digits}g}") for value in limits)
 
 
 def scaled(estimate: Estimate, factor: float) -> Estimate:

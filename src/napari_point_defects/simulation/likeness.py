@@ -42,17 +42,19 @@ from napari_point_defects.simulation.column_images import (
     source_for_fwhm,
 )
 from napari_point_defects.simulation.columns import MicroscopeSettings
+from napari_point_defects.simulation.defect_mix import match_defects
 from napari_point_defects.simulation.intervals import (
     around,
     clipped,
     finite,
     is_known,
+    rounded,
     scaled,
     spread,
     widened,
 )
 from napari_point_defects.simulation.noise import NoiseSettings
-from napari_point_defects.simulation.presets import PRESETS, TrainingSetSettings
+from napari_point_defects.simulation.presets import PRESETS, RANGES, TrainingSetSettings
 from napari_point_defects.simulation.recipes import Recipe
 from napari_point_defects.simulation.scenes import SceneSettings
 from napari_point_defects.simulation.superposition import Blur
@@ -68,10 +70,6 @@ _GAIN_SIGMA = 0.05
 _DIRT_SHARE = 0.8
 _NO_DIRT = 0.02  # less than this is a field that nobody sees
 _LEAST_JITTER_A = 0.004
-_RATES = (0.01, 0.05)
-_MOST_DEFECTIVE = 0.6
-_RARE = 0.5  # added to every class's count: none stays unknown to the network
-_MIX_WEIGHT = 6.0  # sum of the Dirichlet weights: the mix of an image varies by about a third
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +157,7 @@ def match(
     probe = _match_probe(image, base, microscope, remarks)
     noise = _match_noise(image, base, probe, remarks)
     dirt = _match_dirt(image, base, remarks)
-    rates, rate_range, mix = _match_defects(image, base)
+    defects = match_defects(image.class_counts, base)
     lattice = image.lattice
     jitter = scaled(image.measurement.jitter_px, 1 / lattice.a_px)
     jitter_a = max(finite(jitter.value, 0.0), 0.0)
@@ -179,7 +177,7 @@ def match(
             chalcogen_gain=probe.chalcogen_gain,
             contamination=dirt["contamination"][0],
             contamination_length_nm=dirt["length"][0],
-            defect_rates=rates,
+            defect_rates=defects.rates,
         )
         recipe = Recipe(scene=scene, noise=noise.settings, microscope=microscope, seed=seed)
         recipe = amplifier_for_clipping(
@@ -204,14 +202,19 @@ def match(
                 **probe.ranges,
                 **noise.ranges,
                 **dirt["ranges"],
-                "defect_rate": rate_range,
-                "class_mix": mix,
+                "defect_rate": defects.rate_range,
+                "class_mix": defects.class_mix,
                 "bits": (image.bits,),
                 **_amplifier_ranges(recipe.noise, noise),
             }
         )
+        plain = {name: rounded(r) for name in RANGES if (r := getattr(settings, name)) is not None}
+        plain["class_mix"] = rounded(settings.class_mix, 3)
+        plain["chalcogen_gain"], plain["chalcogen_gain_sigma"] = rounded(
+            (settings.chalcogen_gain, settings.chalcogen_gain_sigma)
+        )
         # copies are not checked
-        settings = TrainingSetSettings.model_validate(settings.model_dump())
+        settings = TrainingSetSettings.model_validate(settings.model_dump() | plain)
     except ValueError as error:
         raise PointDefectsError(
             f"an image like this one cannot be simulated: {_first_line(error)}"
@@ -346,27 +349,6 @@ def _match_dirt(image: MeasuredImage, base: TrainingSetSettings, remarks: list[s
         "contamination_length_nm": around(length.value * scale, 1.5),
     }
     return found
-
-
-def _match_defects(
-    image: MeasuredImage, base: TrainingSetSettings
-) -> tuple[tuple[float, ...], tuple[float, float], tuple[float, ...]]:
-    """Choose the defects of the likeness, and the range of their share and their mix in a set."""
-    counts = image.class_counts
-    if counts is None or not sum(counts):
-        rates = tuple(np.array(base.class_mix) / sum(base.class_mix) * base.defect_rate[0])
-        return tuple(float(r) for r in rates), base.defect_rate, base.class_mix
-    total, defects = sum(counts), np.array(counts[1:], float)
-    rate = float(min(defects.sum() / total, _MOST_DEFECTIVE))
-    shares = defects / max(defects.sum(), 1) * rate
-    mix = (defects + _RARE) / (defects + _RARE).sum() * _MIX_WEIGHT
-    limits = (
-        max(min(rate / 3, _RATES[0]), 1e-3),
-        min(max(3 * rate, _RATES[1]), _MOST_DEFECTIVE),
-    )
-    if rate > 3 * _RATES[0]:
-        limits = (rate / 3, limits[1])
-    return tuple(shares.tolist()), limits, tuple(mix.tolist())
 
 
 def _amplifier_ranges(noise: NoiseSettings, before: _Noise) -> dict:
