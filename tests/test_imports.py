@@ -45,9 +45,9 @@ ROWS = [
         "training_set_survey",
         "weights",
     },
-    {"simulation", "detection", "classification", "baselines", "labels", "measurement"},
+    {"simulation", "measurement", "detection", "classification", "baselines", "labels"},
     {"census", "quality"},
-    {"pipeline", "evaluation", "results", "retraining"},
+    {"image_matching", "pipeline", "evaluation", "results", "retraining"},
     {"cli", "napari_ui"},
 ]
 SIBLINGS = ROWS[2] | ROWS[5]

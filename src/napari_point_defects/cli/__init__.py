@@ -1,4 +1,4 @@
-"""The command line: analyze, measure, demo, simulate, train, evaluate, labels, materials."""
+"""The command line: analyze, measure, demo, simulate, adapt, train, evaluate, labels, materials."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from napari_point_defects import __version__
 from napari_point_defects.cli.analysis import analyze, demo
 from napari_point_defects.cli.evaluation import evaluate
 from napari_point_defects.cli.labels import labels_app
+from napari_point_defects.cli.matching import adapt
 from napari_point_defects.cli.materials import materials_app
 from napari_point_defects.cli.measurement import measure
 from napari_point_defects.cli.simulation import simulate, simulate_image
@@ -30,6 +31,7 @@ app.command()(measure)
 app.command()(demo)
 app.command()(simulate)
 app.command("simulate-image")(simulate_image)
+app.command()(adapt)
 app.add_typer(train_app, name="train")
 app.command()(evaluate)
 app.add_typer(labels_app, name="labels")

@@ -38,14 +38,30 @@ def simulate(
         Path | None,
         typer.Option(help="Write the settings to a new TOML or JSON file; no set without --out"),
     ] = None,
+    like: Annotated[
+        Path | None,
+        typer.Option(help="Image to match: it is measured, and the set is made around it"),
+    ] = None,
+    pixel_size_nm: Annotated[
+        float | None, typer.Option(help="Pixel size of --like [nm] in place of the file's")
+    ] = None,
 ) -> None:
-    """Make a training set: images, COCO JSON, and the settings they were made with."""
+    """Make a training set: images, COCO JSON, and the settings they were made with.
+
+    With --like the set looks like an image of yours. Beside the set are then settings.toml, the
+    likeness of the image as a recipe (likeness.toml), and both side by side with histograms and
+    power spectra (likeness.png, likeness.json).
+    """
     from napari_point_defects.settings_files import write_settings
     from napari_point_defects.simulation.presets import with_formulas
     from napari_point_defects.simulation.set_records import beside_settings
 
     if out is None and save_settings is None:
         raise PointDefectsError("give --out for a set, or --save-settings for its settings alone")
+    if like is not None and resume:
+        raise PointDefectsError("--resume goes on with the settings of the set: leave out --like")
+    if pixel_size_nm is not None and like is None:
+        raise PointDefectsError("--pixel-size-nm is that of an image: give --like too")
     given = {
         "materials": material or None,
         "train_images": images,
@@ -56,6 +72,11 @@ def simulate(
     if resume and settings is None and out is not None:
         settings = out / "settings.json"
     chosen = with_formulas(_chosen(preset, settings, given))
+    if like is not None:
+        from napari_point_defects.cli.matching import match_to
+
+        formula = chosen.materials[0] if material else None
+        chosen = match_to(like, chosen, out, formula, pixel_size_nm)
     if save_settings is not None:
         write_settings(save_settings, chosen, beside=beside_settings(chosen.materials))
         typer.echo(f"settings in {save_settings}")

@@ -33,7 +33,7 @@ SIZE_FIELDS = ("train_images", "validation_images", "seed")
 SECTIONS = {
     "Geometry": ("side_a", "angle_deg", "shear", "stretch", "one_cell"),
     "Defects": ("class_mix",),
-    "Noise": ("gaussian_share", "bits"),
+    "Noise": ("gaussian_share", "black_level", "gain", "bits"),
     "Scan distortions": ("drift_a", "jitter_a"),
     "Contamination and vacuum": (
         "contamination_share",
@@ -47,6 +47,7 @@ SECTIONS = {
         "tail_fwhm_nm",
         "defocus_nm",
         "astigmatism_nm",
+        "chalcogen_gain",
         "chalcogen_gain_sigma",
     ),
 }

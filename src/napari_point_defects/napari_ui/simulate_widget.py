@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
+from html import escape
 from pathlib import Path
 from typing import Any
 
 import napari
 import numpy as np
+from napari.layers import Image
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import (
     QFileDialog,
@@ -21,11 +23,13 @@ from qtpy.QtWidgets import (
 
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.materials import CLASS_COLOURS, DefectClass
+from napari_point_defects.napari_ui.image_layers import check_image
 from napari_point_defects.napari_ui.pace import Pace
 from napari_point_defects.napari_ui.pane import Pane
 from napari_point_defects.napari_ui.run_panel import RunPanel
 from napari_point_defects.napari_ui.settings_editors import FolderEditor
 from napari_point_defects.napari_ui.simulate_form import SimulateForm, class_names
+from napari_point_defects.napari_ui.simulate_match import Matched, match_work
 from napari_point_defects.napari_ui.simulate_preview import SimulatePreview
 from napari_point_defects.napari_ui.viewers import own_viewer
 from napari_point_defects.settings_files import SUFFIXES, write_settings
@@ -52,8 +56,9 @@ class SimulateWidget(QWidget):
 
     def __init__(self, napari_viewer: napari.Viewer) -> None:
         super().__init__()
+        self._viewer = viewer = own_viewer(napari_viewer)
         self.form = SimulateForm()
-        self.preview = SimulatePreview(own_viewer(napari_viewer), self.form.settings)
+        self.preview = SimulatePreview(viewer, self.form.settings)
         self.load = QPushButton("Load…")
         self.load.setToolTip("<p>Read settings from a TOML or JSON file, or a set's record.</p>")
         self.save = QPushButton("Save…")
@@ -79,6 +84,7 @@ class SimulateWidget(QWidget):
         self.run.run_requested.connect(self.simulate)
         self.run.finished.connect(self._on_finished)
         self.preview.columns_wanted.connect(self.simulate_columns)
+        self.preview.match_wanted.connect(self.match_image)
         self.preview.refresh()
 
     def simulate(self) -> None:
@@ -129,6 +135,30 @@ class SimulateWidget(QWidget):
             done,
             cancel_tip="Stop abTEM",
         )
+
+    def match_image(self) -> None:
+        """Set the form to the image chosen, and show its likeness."""
+        self.result.clear()
+        try:
+            layer = check_image(self.preview.images.layer)
+            work = match_work(self._viewer, layer, self.form.settings())
+        except PointDefectsError as error:
+            self.run.fail(error)
+            return
+        self.run.start(
+            f"Match {layer.name}",
+            work,
+            partial(self._take_match, layer),
+            cancel_tip="Stop; the settings stay as they are",
+        )
+
+    def _take_match(self, layer: Image, matched: Matched) -> None:
+        found = matched.match
+        self.form.set_settings(found.likeness.settings)
+        self.preview.show_likeness(found, layer)
+        self.run.say(f"Set to {found.image.name}.")
+        lines = (*found.likeness.remarks, *matched.outside)
+        self.result.setText("<br>".join(f"⚠ {escape(line)}" for line in lines))
 
     def load_settings(self, path: Path) -> None:
         """Show the settings of a file."""

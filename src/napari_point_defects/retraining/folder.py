@@ -190,6 +190,7 @@ def keep(retrained: Retrained, path: Path, overwrite: bool = False) -> Path:
             path,
             retrained.weights.tensors,
             started_from=card.get("started_from"),
+            training_range=card.get("training_range"),
             **{name: card[name] for name in named},
         )
     except OSError as error:

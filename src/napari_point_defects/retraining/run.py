@@ -30,6 +30,7 @@ from napari_point_defects.retraining.settings import (
     network_settings,
     starting_weights,
 )
+from napari_point_defects.simulation.training_range import range_of_record
 from napari_point_defects.training_set import LabelledImage
 from napari_point_defects.weights import Weights, load_weights, save_weights
 
@@ -101,11 +102,13 @@ def retrain(
         "on_epoch": on_epoch,
     }
     tensors, metrics = _learn(settings, network, data, start, folder, run)
+    shown = range_of_record(data.record)
     card = {
         "kind": settings.kind,
         "settings": network.model_dump(mode="json"),
         "training_set": data.record,
         "started_from": start.version if start else None,
+        "training_range": shown.as_dict() if shown else None,
     }
     baseline = start or load_weights(settings.kind)
     candidate = folder / "candidate.safetensors"

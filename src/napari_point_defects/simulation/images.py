@@ -11,6 +11,7 @@ from napari_point_defects.materials import get_material
 from napari_point_defects.simulation.columns import MicroscopeSettings, columns_are_known
 from napari_point_defects.simulation.noise import NoiseSettings, add_noise
 from napari_point_defects.simulation.presets import TrainingSetSettings
+from napari_point_defects.simulation.recipes import Recipe, simulate_recipe
 from napari_point_defects.simulation.scenes import (
     CELL_CHALCOGEN,
     SceneSettings,
@@ -78,6 +79,22 @@ def simulate_example(
     return _simulate(settings, 0, index)
 
 
+def example_of_recipe(recipe: Recipe) -> Example:
+    """Return the one image of a recipe, to look at."""
+    pixels, scene = simulate_recipe(recipe)
+    image = LabelledImage(
+        pixels,
+        scene.lattice,
+        recipe.scene.material,
+        scene.hexagons_px,
+        scene.chalcogen_px,
+        scene.metal_px,
+        scene.classes,
+    )
+    counts = recipe.noise.poisson_lambda * scene.pair_volume_px / scene.peak
+    return Example(image, recipe.scene, recipe.noise, float(counts))
+
+
 def unknown_columns(materials: tuple[str, ...], microscope: MicroscopeSettings) -> tuple[str, ...]:
     """Return the materials whose columns abTEM has still to simulate for that microscope."""
     found = dict.fromkeys(get_material(name).formula for name in materials)
@@ -97,12 +114,20 @@ def _simulate(settings: TrainingSetSettings, split: int, index: int) -> Example:
     scene = make_scene(scene_settings, rng, microscope=settings.microscope, classes=classes)
     mu = float(rng.uniform(*settings.gaussian_mu)) if rng.random() < settings.gaussian_share else 0
     bits = int(rng.choice(settings.bits))
+    # a stream of their own: sets of before these could be chosen stay the same to the byte
+    amplifier = np.random.default_rng([settings.seed, split, index, 1])
+    detector = {
+        "gaussian_mu": mu,
+        "bits": bits,
+        "black_level": float(amplifier.uniform(*settings.black_level)),
+        "gain": float(amplifier.uniform(*settings.gain)),
+    }
     if settings.column_counts is None:
         poisson = float(rng.uniform(*settings.poisson_lambda))
-        noise = NoiseSettings(poisson_lambda=poisson, gaussian_mu=mu, bits=bits)
+        noise = NoiseSettings(poisson_lambda=poisson, **detector)
     else:
         counts = float(np.exp(rng.uniform(*np.log(settings.column_counts))))
-        noise = NoiseSettings.for_column_counts(scene, counts, gaussian_mu=mu, bits=bits)
+        noise = NoiseSettings.for_column_counts(scene, counts, **detector)
     kept = slice(None)
     if settings.one_cell:
         expected = scene.lattice.to_image(CELL_CHALCOGEN)

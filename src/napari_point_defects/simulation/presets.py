@@ -33,6 +33,8 @@ _Tail = Annotated[float, Field(ge=0, le=0.6)]
 _Vacuum = Annotated[float, Field(ge=0, le=0.9)]
 _Weight = NonNegativeFloat
 _Mix = tuple[_Weight, _Weight, _Weight, _Weight, _Weight]
+_BlackLevel = Annotated[float, Field(ge=-255, lt=200)]
+_Gain = Annotated[float, Field(gt=0, le=20)]
 _Rate = Annotated[float, Field(gt=0, le=0.9)]
 _LARGEST_PX = 16384
 _SMALLEST_PX = 16
@@ -59,6 +61,8 @@ RANGES = (
     "contamination",
     "poisson_lambda",
     "gaussian_mu",
+    "black_level",
+    "gain",
 )
 """Fields that are a lowest and a highest value."""
 
@@ -125,6 +129,12 @@ class TrainingSetSettings(BaseModel):
     astigmatism_nm: Range = Field(
         (0.0, 2.0), title="Astigmatism", description="Residual astigmatism [nm]"
     )
+    chalcogen_gain: float = Field(
+        1.0,
+        gt=0,
+        title="X brightness",
+        description="Factor on the X columns' brightness (other detectors and voltages), median",
+    )
     chalcogen_gain_sigma: float = Field(
         0.12,
         ge=0,
@@ -184,6 +194,16 @@ class TrainingSetSettings(BaseModel):
         title="With Gaussian noise",
         description="Share of images with Gaussian noise",
     )
+    black_level: tuple[_BlackLevel, _BlackLevel] = Field(
+        (20.0, 20.0),
+        title="Black level",
+        description="Grey level of no signal, 0–255; below 0 the dark end is cut off",
+    )
+    gain: tuple[_Gain, _Gain] = Field(
+        (1.0, 1.0),
+        title="Gain",
+        description="Factor on the gain; above 1 the brightest columns are cut off",
+    )
     bits: tuple[Literal[8, 16], ...] = Field(
         (8, 16), min_length=1, title="Bits", description="Bit depths, in equal parts"
     )
@@ -229,7 +249,8 @@ class TrainingSetSettings(BaseModel):
             width_px=side,
             a_px=a_px,
             astigmatism_deg=float(rng.uniform(0, 180)),
-            chalcogen_gain=float(np.exp(rng.normal(0, self.chalcogen_gain_sigma))),
+            chalcogen_gain=self.chalcogen_gain
+            * float(np.exp(rng.normal(0, self.chalcogen_gain_sigma))),
             contamination=float(rng.uniform(*self.contamination)) if contaminated else 0.0,
             vacuum=str(vacuum),
             defect_rates=tuple(mix.tolist()),

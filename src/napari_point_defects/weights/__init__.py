@@ -49,6 +49,7 @@ def save_weights(
     training_set: dict,
     metrics: dict,
     started_from: str | None = None,
+    training_range: dict | None = None,
 ) -> None:
     """Write weights in half precision and their model card.
 
@@ -65,6 +66,8 @@ def save_weights(
     metrics : dict
     started_from : str, optional
         Version of the weights that training began with.
+    training_range : dict, optional
+        What the training set showed, in the terms in which an image is measured.
     """
     half = {
         name: (t.half() if t.is_floating_point() else t).contiguous() for name, t in tensors.items()
@@ -77,6 +80,7 @@ def save_weights(
         "settings": settings,
         **({"started_from": started_from} if started_from else {}),
         "training_set": training_set,
+        **({"training_range": training_range} if training_range else {}),
         "metrics": metrics,
         "sha256": hashlib.sha256(content).hexdigest(),
     }

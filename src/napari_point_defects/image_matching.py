@@ -1,0 +1,282 @@
+"""Match an analysed image: measure it, set the simulator to it, and show both side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from napari_point_defects.analysis_settings import AnalysisSettings
+from napari_point_defects.errors import PointDefectsError, Stopped
+from napari_point_defects.materials import DefectClass, get_material
+from napari_point_defects.measured import Measurement
+from napari_point_defects.outputs import atomic_write, check_outputs, write_json
+from napari_point_defects.pipeline import Detection, classify, detect
+from napari_point_defects.records import StemImage, UnitCells
+from napari_point_defects.settings_files import write_settings
+from napari_point_defects.simulation.columns import load_columns
+from napari_point_defects.simulation.comparison import ImageComparison, compare_images
+from napari_point_defects.simulation.images import Example, example_of_recipe
+from napari_point_defects.simulation.likeness import Likeness, MeasuredImage, match
+from napari_point_defects.simulation.presets import PRESETS, TrainingSetSettings
+from napari_point_defects.simulation.training_range import range_of_card, range_warnings
+from napari_point_defects.weights import load_weights
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_MOST_PX = 1024
+_LEVELS_OF_8_BITS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class ImageMatch:
+    """The simulator set to an image, and how alike the two are.
+
+    Attributes
+    ----------
+    image : StemImage
+    observed : MeasuredImage
+    likeness : Likeness
+    shown : ndarray of shape (M, N)
+        The middle of the image, as large as the likeness.
+    example : Example
+        The likeness: the image of its recipe.
+    comparison : ImageComparison
+    """
+
+    image: StemImage
+    observed: MeasuredImage
+    likeness: Likeness
+    shown: np.ndarray
+    example: Example
+    comparison: ImageComparison
+
+    @property
+    def simulated(self) -> np.ndarray:
+        """Pixels of the likeness, shape (M, N)."""
+        return self.example.image.pixels
+
+    @property
+    def a_px(self) -> float:
+        """Lattice constant in both [px]."""
+        return self.observed.lattice.a_px
+
+    def figure(self) -> Figure:
+        """Draw both images, their histograms and their power spectra."""
+        from napari_point_defects.simulation.comparison_figure import comparison_figure
+
+        return comparison_figure(
+            self.shown, self.simulated, self.comparison, self.a_px, title=self.image.name
+        )
+
+
+def measure(
+    image: StemImage, detection: Detection, cells: UnitCells, settings: AnalysisSettings
+) -> Measurement:
+    """Measure how an analysed image was recorded; NaN where it does not tell."""
+    from napari_point_defects.measurement.image import measure_image
+
+    return measure_image(
+        image.data,
+        detection.lattice,
+        cells,
+        get_material(settings.material),
+        detection.pixel_size_nm,
+    )
+
+
+def observe(
+    image: StemImage,
+    detection: Detection,
+    cells: UnitCells,
+    settings: AnalysisSettings,
+    measurement: Measurement | None = None,
+) -> MeasuredImage:
+    """Gather what is known of an analysed image.
+
+    Parameters
+    ----------
+    image : StemImage
+    detection : Detection
+    cells : UnitCells
+        Classified.
+    settings : AnalysisSettings
+        Of the analysis.
+    measurement : Measurement, optional
+        Made now where it is not given.
+    """
+    found = measurement or measure(image, detection, cells, settings)
+    counts = np.bincount(cells.classes, minlength=len(DefectClass)) if len(cells) else None
+    return MeasuredImage(
+        measurement=found,
+        lattice=detection.lattice,
+        material=get_material(settings.material),
+        shape=image.data.shape,
+        pixel_size_nm=_pixel_size(detection),
+        bits=_bits(image.data),
+        class_counts=None if counts is None else tuple(int(n) for n in counts),
+    )
+
+
+def match_image(
+    image: StemImage,
+    observed: MeasuredImage,
+    *,
+    base: TrainingSetSettings = PRESETS["wide"],
+    seed: int = 0,
+) -> ImageMatch:
+    """Set the simulator to an image, simulate its likeness, and compare the two.
+
+    Parameters
+    ----------
+    image : StemImage
+    observed : MeasuredImage
+        Of that image.
+    base : TrainingSetSettings
+        What the image does not tell stays as it is here; its microscope is taken over.
+    seed : int
+        Of the likeness.
+
+    Returns
+    -------
+    ImageMatch
+
+    Raises
+    ------
+    PointDefectsError
+        If the image could not be measured, or one like it cannot be simulated.
+    """
+    if not observed.measurement.cells:
+        reason = "; ".join(observed.measurement.remarks) or "too few of its cells are perfect"
+        raise PointDefectsError(f"{image.name} cannot be matched: {reason}")
+    load_columns(observed.material, base.microscope)  # minutes, where abTEM has not run yet
+    shape = tuple(min(n, _MOST_PX) for n in image.data.shape)
+    likeness = match(replace(observed, shape=shape), base=base, seed=seed)
+    example = example_of_recipe(likeness.recipe)
+    start = [(n - m) // 2 for n, m in zip(image.data.shape, shape, strict=True)]
+    shown = image.data[start[0] : start[0] + shape[0], start[1] : start[1] + shape[1]]
+    comparison = compare_images(shown, example.image.pixels, observed.lattice.a_px)
+    return ImageMatch(image, observed, likeness, shown, example, comparison)
+
+
+def analyze_and_match(
+    image: StemImage,
+    settings: AnalysisSettings,
+    *,
+    base: TrainingSetSettings = PRESETS["wide"],
+    seed: int = 0,
+    on_progress: Callable[[float, str], None] = lambda share, text: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> ImageMatch:
+    """Find and classify the cells of an image, measure it, and set the simulator to it.
+
+    Parameters
+    ----------
+    image : StemImage
+    settings : AnalysisSettings
+    base, seed
+        As in :func:`match_image`.
+    on_progress, should_stop : callable
+
+    Raises
+    ------
+    PointDefectsError
+        If there is no lattice, too few perfect cells, or no such image can be simulated.
+    Stopped
+        If ``should_stop`` said yes.
+    """
+    detection = detect(
+        image,
+        settings,
+        on_progress=lambda share, text: on_progress(0.45 * share, text),
+        should_stop=should_stop,
+    )
+    cells = classify(
+        image,
+        detection,
+        settings,
+        on_progress=lambda share, text: on_progress(0.45 + 0.35 * share, f"classes: {text}"),
+        should_stop=should_stop,
+    )
+    on_progress(0.8, "measuring")
+    observed = observe(image, detection, cells, settings)
+    if should_stop():
+        raise Stopped
+    on_progress(0.9, "simulating a likeness")
+    return match_image(image, observed, base=base, seed=seed)
+
+
+def outside_training(observed: MeasuredImage, settings: AnalysisSettings) -> tuple[str, ...]:
+    """Say what of an image lies outside what the weights of an analysis were trained on.
+
+    Returns
+    -------
+    tuple of str
+        One line for each quantity; none for weights whose card names no training set.
+    """
+    files = {"detector": settings.detector_weights, "classifier": settings.classifier_weights}
+    ranges = {kind: range_of_card(load_weights(kind, path).card) for kind, path in files.items()}
+    return range_warnings(observed, ranges)
+
+
+def match_paths(folder: Path) -> dict[str, Path]:
+    """Where the files of a match go."""
+    return {
+        "settings": folder / "settings.toml",
+        "recipe": folder / "likeness.toml",
+        "figure": folder / "likeness.png",
+        "record": folder / "likeness.json",
+    }
+
+
+def write_match(found: ImageMatch, folder: Path, overwrite: bool = False) -> dict[str, Path]:
+    """Write the settings, the recipe of the likeness, the figure and the numbers behind it.
+
+    Parameters
+    ----------
+    found : ImageMatch
+    folder : Path
+        Made if absent.
+    overwrite : bool
+
+    Returns
+    -------
+    dict of Path
+        ``settings``, ``recipe``, ``figure`` and ``record``.
+
+    Raises
+    ------
+    PointDefectsError
+        If a file exists and may not be overwritten, or the folder cannot be written.
+    """
+    paths = match_paths(folder)
+    check_outputs(list(paths.values()), overwrite)
+    write_settings(paths["settings"], found.likeness.settings, overwrite)
+    write_settings(paths["recipe"], found.likeness.recipe, overwrite)
+    with atomic_write(paths["figure"], overwrite) as temporary:
+        found.figure().savefig(temporary, format="png", dpi=150)
+    record = {
+        "image": found.image.name,
+        "measurement": found.observed.measurement.as_dict(),
+        "remarks": list(found.likeness.remarks),
+        "comparison": found.comparison.as_dict(),
+    }
+    write_json(record, paths["record"], overwrite)
+    return paths
+
+
+def _pixel_size(detection: Detection) -> float:
+    """Return the side of a square pixel of the same area."""
+    height, width = detection.pixel_size_nm
+    return float(np.sqrt(height * width))
+
+
+def _bits(data: np.ndarray) -> int:
+    """Return 8 for an image of whole numbers that span no more than 8 bits, else 16."""
+    known = data[np.isfinite(data)]
+    whole = bool(len(known)) and bool(np.all(known == np.rint(known)))
+    return 8 if whole and np.ptp(known) < _LEVELS_OF_8_BITS else 16
