@@ -25,6 +25,7 @@ ROWS = [
         "fitting",
         "io",
         "lattice",
+        "lattice_bending",
         "lattice_harmonics",
         "lattice_search",
         "lattice_sites",

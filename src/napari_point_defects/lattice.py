@@ -1,4 +1,4 @@
-"""Find the affine lattice of a 2H-MX₂ monolayer in an image, from the image alone.
+"""Find the lattice of a 2H-MX₂ monolayer in an image, from the image alone.
 
 The power spectrum proposes lattices (:mod:`~napari_point_defects.lattice_search`); each is refined
 on its harmonics (:mod:`~napari_point_defects.lattice_harmonics`); what is not one hexagonal
@@ -173,7 +173,9 @@ def _to_lattice(harmonics: Harmonics, material: Material, rank: int) -> Lattice:
     turns = range(1, 6, 2) if sites.flipped else range(0, 6, 2)
     turned = [matrix @ _rotation(turn * np.pi / 3) for turn in turns]
     confidence = max(sites.confidence, 0.5)
-    lattices = [Lattice(origin, m, harmonics.explained_share, confidence) for m in turned]
+    lattices = [
+        Lattice(origin, m, harmonics.explained_share, confidence, harmonics.bending) for m in turned
+    ]
     # an angle of −60° is written 60°
     return min(lattices, key=lambda found: (round(abs(found.angle_deg), 9), -found.angle_deg))
 
