@@ -29,6 +29,7 @@ ROWS = [
         "lattice_harmonics",
         "lattice_search",
         "lattice_sites",
+        "lattice_windows",
         "matching",
         "netcasting",
         "outputs",

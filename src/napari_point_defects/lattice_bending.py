@@ -21,8 +21,8 @@ from scipy import linalg, ndimage
 from scipy.interpolate import BSpline
 
 _SPACING_A = 2.0  # between the places where phases are read
-_BLUR_A = 0.6  # before that: keeps the other harmonics out
-_FEWEST = 6  # places along a side
+_BLUR = 0.3  # before that, over the spacing: keeps the other harmonics out
+_FEWEST, _MOST = 6, 128  # places along the shorter side
 _STEEPEST = 0.05  # expected strain: how far a first step may lead from its neighbours
 _REACH_A = 0.16  # off the predicted displacement that is searched, in either direction
 _TRUSTED = (0.7, 0.5, 0.3)  # shares of the harmonics' strength found, the clearest first
@@ -146,11 +146,12 @@ def _read(
 ) -> _Phases | None:
     """Thin blocks out to about one per four cells' area."""
     size = float(y[1] - y[0])
-    every = max(1, round(_SPACING_A * a_px / size))
-    if min(local.shape[1:]) // every < _FEWEST:
+    side = min(local.shape[1:])
+    every = max(1, round(_SPACING_A * a_px / size), -(-side // _MOST))
+    if side // every < _FEWEST:
         return None
     if every > 1:
-        sigma = _BLUR_A * a_px / size
+        sigma = _BLUR * every
         local = _blur(local, sigma)
         noise = noise / max(4 * np.pi * sigma**2, 1.0)
         local = local[:, every // 2 :: every, every // 2 :: every]
