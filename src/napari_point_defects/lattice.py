@@ -1,4 +1,4 @@
-"""Find the affine lattice of a 2H-MX₂ monolayer in an image, from the image alone.
+"""Find the lattice of a 2H-MX₂ monolayer in an image, from the image alone.
 
 The power spectrum proposes lattices (:mod:`~napari_point_defects.lattice_search`); each is refined
 on its harmonics (:mod:`~napari_point_defects.lattice_harmonics`); what is not one hexagonal
@@ -27,6 +27,12 @@ from napari_point_defects.lattice_sites import (
     CANONICAL_CELL,
     assign_sites,
     expected_brightness_ratio,
+)
+from napari_point_defects.lattice_windows import (
+    LARGEST_WHOLE_PX,
+    ScaledView,
+    Scaling,
+    windows,
 )
 from napari_point_defects.materials import Material
 from napari_point_defects.records import Lattice
@@ -78,18 +84,45 @@ def find_lattice(data: np.ndarray, material: Material, *, rank: int = 0) -> Latt
     """
     if not 0 <= rank <= 5:
         raise PointDefectsError(f"sublattice rank must be 0 to 5, not {rank}")
-    image = _prepare(data)
-    best, reason = _best_harmonics(image, material)
+    data = _checked(data)
+    if data.size <= LARGEST_WHOLE_PX:
+        best, _ = _search(Scaling.of(data)[1], material)
+    else:
+        best = _search_windows(data, material)
+    return _to_lattice(best, material, rank)
+
+
+def _search_windows(data: np.ndarray, material: Material) -> Harmonics:
+    """Find the lattice in a window of a large image, then follow it over the whole."""
+    refusal = None
+    for window in windows(data):
+        try:
+            scaling, image = Scaling.of(window)
+            found, spectrum = _search(image, material)
+        except PointDefectsError as error:
+            refusal = refusal or error
+            continue
+        harmonics = refine_lattice(ScaledView(data, scaling), found.basis, spectrum)
+        reason = _reason_to_refuse(harmonics, spectrum, material)
+        if reason:
+            raise PointDefectsError(reason)
+        return harmonics
+    raise refusal or PointDefectsError("the image holds no data (nearly all pixels are NaN)")
+
+
+def _search(image: np.ndarray, material: Material) -> tuple[Harmonics, Spectrum]:
+    """Find the lattice of an image of mean 0; return also the spectrum that showed it."""
+    best, spectrum, reason = _best_harmonics(image, material)
     few = best is not None and _cells_per_side(best.basis, image.shape) < _FEW_CELLS
     if best is None or (few and best.evidence < _CLEAR_EVIDENCE):
         # few cells among strong steps and clouds: a second look without those
-        flat, flat_reason = _best_harmonics(flatten(image), material)
+        flat, flat_spectrum, flat_reason = _best_harmonics(flatten(image), material)
         if flat is not None and (best is None or flat.evidence > best.evidence):
-            best = flat
+            best, spectrum = flat, flat_spectrum
         reason = reason or flat_reason
     if best is None:
         raise PointDefectsError(reason)
-    return _to_lattice(best, material, rank)
+    return best, spectrum
 
 
 def _cells_per_side(basis: np.ndarray, shape: tuple[int, int]) -> float:
@@ -97,10 +130,12 @@ def _cells_per_side(basis: np.ndarray, shape: tuple[int, int]) -> float:
     return float(np.sqrt(abs(np.linalg.det(basis))) * min(shape))
 
 
-def _best_harmonics(image: np.ndarray, material: Material) -> tuple[Harmonics | None, str]:
+def _best_harmonics(
+    image: np.ndarray, material: Material
+) -> tuple[Harmonics | None, Spectrum, str]:
     """Refine the likeliest lattices; return the first clear or else the best one.
 
-    The second value tells why the likeliest one was refused, if it was.
+    The last value tells why the likeliest one was refused, if it was.
     """
     spectrum = whitened_spectrum(image)
     best, refusal = None, ""
@@ -117,11 +152,11 @@ def _best_harmonics(image: np.ndarray, material: Material) -> tuple[Harmonics | 
             best = harmonics
         if best.evidence > _CLEAR_EVIDENCE:
             break
-    return best, refusal or _NO_LATTICE
+    return best, spectrum, refusal or _NO_LATTICE
 
 
-def _prepare(data: np.ndarray) -> np.ndarray:
-    """Return a finite float32 image, gaps at the median, rare outliers clipped, mean 0, sd 1."""
+def _checked(data: np.ndarray) -> np.ndarray:
+    """Return the image as an array, or say why no lattice can be found in it."""
     data = np.asarray(data)
     if data.ndim != 2:
         raise PointDefectsError(f"the image must be 2-D, not {data.ndim}-D: choose one frame")
@@ -130,17 +165,7 @@ def _prepare(data: np.ndarray) -> np.ndarray:
             f"the image is too small ({data.shape[0]} x {data.shape[1]} px): "
             f"at least {MIN_SIDE_PX} px are needed along each side"
         )
-    image = data.astype(np.float32)
-    finite = np.isfinite(image)
-    if finite.mean() < 0.05:
-        raise PointDefectsError("the image holds no data (nearly all pixels are NaN)")
-    sample = image[finite][:: max(1, finite.sum() // 200_000)]
-    low, middle, high = np.percentile(sample, [0.02, 50, 99.98])
-    if not high > low:
-        raise PointDefectsError("the image is constant: it shows no lattice")
-    image = np.clip(np.where(finite, image, np.float32(middle)), low, high, dtype=np.float32)
-    image -= image.mean()
-    return image / image.std()
+    return data
 
 
 def _reason_to_refuse(harmonics: Harmonics, spectrum: Spectrum, material: Material) -> str:
@@ -173,7 +198,9 @@ def _to_lattice(harmonics: Harmonics, material: Material, rank: int) -> Lattice:
     turns = range(1, 6, 2) if sites.flipped else range(0, 6, 2)
     turned = [matrix @ _rotation(turn * np.pi / 3) for turn in turns]
     confidence = max(sites.confidence, 0.5)
-    lattices = [Lattice(origin, m, harmonics.explained_share, confidence) for m in turned]
+    lattices = [
+        Lattice(origin, m, harmonics.explained_share, confidence, harmonics.bending) for m in turned
+    ]
     # an angle of −60° is written 60°
     return min(lattices, key=lambda found: (round(abs(found.angle_deg), 9), -found.angle_deg))
 

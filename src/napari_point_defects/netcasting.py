@@ -31,6 +31,7 @@ _OVERLAP_DISTANCE = 0.6
 _NEIGHBOURHOOD = 1.6  # in a: cells whose shifts are averaged
 _SAME_BOX = 1e-3  # in a; far above the rounding of 32-bit positions, far below any edit
 _UNMOVED = 0.1  # in a: what a neighbour's edit may do to a cell that stays as it is
+_PAIRS = 2_000_000  # neighbours that are compared at once
 _CROWDED = 0.5  # in a: two cells that near cannot both be there
 
 
@@ -148,17 +149,21 @@ def smooth_positions(centres: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         How many neighbours lie where the lattice puts them.
     """
     pairs = cKDTree(centres).query_pairs(_NEIGHBOURHOOD, output_type="ndarray")
-    i, j = np.concatenate([pairs, pairs[:, ::-1]]).T
-    step = (centres[i] - centres[j]) @ np.linalg.inv(LATTICE_VECTORS)
-    ideal = np.rint(step) @ LATTICE_VECTORS
-    # Where neighbour j puts cell i; one that is far off, or on top of it, has no say.
-    proposal = centres[j] + ideal
-    good = (np.linalg.norm(proposal - centres[i], axis=1) < _MERGE_DISTANCE) & ideal.any(axis=1)
-    i, proposal = i[good], proposal[good]
-    support = np.bincount(i, minlength=len(centres))
-    total = centres + np.stack(
-        [np.bincount(i, proposal[:, axis], minlength=len(centres)) for axis in range(2)], axis=1
-    )
+    support = np.zeros(len(centres), int)
+    total = centres.astype(float)
+    inverse = np.linalg.inv(LATTICE_VECTORS)
+    for start in range(0, len(pairs), _PAIRS):
+        block = pairs[start : start + _PAIRS]
+        i, j = np.concatenate([block, block[:, ::-1]]).T
+        ideal = np.rint((centres[i] - centres[j]) @ inverse) @ LATTICE_VECTORS
+        # Where neighbour j puts cell i; one that is far off, or on top of it, has no say.
+        proposal = centres[j] + ideal
+        near = np.linalg.norm(proposal - centres[i], axis=1) < _MERGE_DISTANCE
+        good = near & ideal.any(axis=1)
+        i, proposal = i[good], proposal[good]
+        support += np.bincount(i, minlength=len(centres))
+        for axis in range(2):
+            total[:, axis] += np.bincount(i, proposal[:, axis], minlength=len(centres))
     return total / (1 + support)[:, None], support
 
 

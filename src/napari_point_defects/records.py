@@ -10,6 +10,9 @@ import numpy as np
 
 from napari_point_defects.materials import CELL_AREA, HEXAGON_SIZE, DefectClass
 
+_MOST_STEPS = 40
+_EXACT_PX = 1e-7
+
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
@@ -54,10 +57,59 @@ class StemImage:
 
 
 @dataclass(frozen=True, slots=True)
-class Lattice:
-    """The affine map from the canonical frame (units of a) to image pixels.
+class Bending:
+    """A smooth displacement over an image: how a lattice departs from a straight one.
 
-    ``image = origin_px + matrix_px @ canonical`` for (y, x) column vectors.
+    Between the nodes it is a cubic spline; beyond the outermost it keeps their values.
+
+    Attributes
+    ----------
+    field_px : ndarray of shape (h, w, 2)
+        Displacement (y, x) at the nodes, in pixels.
+    origin_px : ndarray of shape (2,)
+        Where node (0, 0) lies in the image.
+    step_px : ndarray of shape (2,)
+        Distance between nodes along y and x.
+    """
+
+    field_px: np.ndarray
+    origin_px: np.ndarray
+    step_px: np.ndarray
+
+    def displacement(self, points_px: np.ndarray) -> np.ndarray:
+        """Return the displacement of points, shape (..., 2), in pixels."""
+        # here, for the label store reads lattices without ever bending one, and starts fast
+        from scipy.ndimage import map_coordinates, spline_filter
+
+        nodes = (np.asarray(points_px, float) - self.origin_px) / self.step_px
+        # a straight line along an edge would be pulled off its values by what lies beyond it
+        last = np.array(self.field_px.shape[:2]) - 1
+        flat = np.clip(nodes.reshape(-1, 2), 0, last).T
+        found = np.empty((flat.shape[1], 2))
+        for axis in range(2):
+            spline = spline_filter(self.field_px[..., axis], mode="mirror")
+            map_coordinates(spline, flat, output=found[:, axis], mode="mirror", prefilter=False)
+        return found.reshape(nodes.shape)
+
+    def gradient(self, points_px: np.ndarray) -> np.ndarray:
+        """Return the derivative of the displacement at points (..., 2): shape (..., 2, 2).
+
+        Element [i, j] is that of component i along axis j.
+        """
+        points = np.asarray(points_px, float)
+        columns = []
+        for reach in np.diag(0.01 * np.asarray(self.step_px, float)):
+            ahead, behind = self.displacement(points + reach), self.displacement(points - reach)
+            columns.append((ahead - behind) / (2 * reach.sum()))
+        return np.stack(columns, axis=-1)
+
+
+@dataclass(frozen=True, slots=True)
+class Lattice:
+    """The map from the canonical frame (units of a) to image pixels, affine but for bending.
+
+    ``straight = origin_px + matrix_px @ canonical`` for (y, x) column vectors; where the lattice
+    is bent, ``image = straight + bending.displacement(straight)``.
 
     Attributes
     ----------
@@ -69,20 +121,46 @@ class Lattice:
         0 to 1: share of the mean-removed image explained by the lattice's harmonics.
     sublattice_confidence : float
         0.5 to 1: how sure the choice of hollow, X and M is.
+    bending : Bending or None
+        Slow departure from the affine map; None where there is none.
     """
 
     origin_px: np.ndarray
     matrix_px: np.ndarray
     quality: float = 1.0
     sublattice_confidence: float = 1.0
+    bending: Bending | None = None
 
     def to_image(self, canonical: np.ndarray) -> np.ndarray:
         """Map canonical points, shape (..., 2), to image pixels."""
-        return np.asarray(canonical) @ self.matrix_px.T + self.origin_px
+        straight = np.asarray(canonical) @ self.matrix_px.T + self.origin_px
+        if self.bending is None:
+            return straight
+        return straight + self.bending.displacement(straight)
 
     def to_canonical(self, points_px: np.ndarray) -> np.ndarray:
         """Map image points, shape (..., 2), to the canonical frame."""
-        return (np.asarray(points_px) - self.origin_px) @ np.linalg.inv(self.matrix_px).T
+        straight = self._straightened(np.asarray(points_px))
+        return (straight - self.origin_px) @ np.linalg.inv(self.matrix_px).T
+
+    def matrix_at(self, points_px: np.ndarray) -> np.ndarray:
+        """Return the matrix about image points: shape (..., 2) to (..., 2, 2)."""
+        points_px = np.asarray(points_px)
+        if self.bending is None:
+            return np.broadcast_to(self.matrix_px, (*points_px.shape, 2))
+        gradient = self.bending.gradient(self._straightened(points_px))
+        return (np.eye(2) + gradient) @ self.matrix_px
+
+    def _straightened(self, points_px: np.ndarray) -> np.ndarray:
+        """Take the bending off image points: fixed-point iteration, for it changes slowly."""
+        if self.bending is None:
+            return points_px
+        straight = points_px
+        for _ in range(_MOST_STEPS):
+            before, straight = straight, points_px - self.bending.displacement(straight)
+            if np.abs(straight - before).max(initial=0.0) < _EXACT_PX:
+                break
+        return straight
 
     def moved(self, by_px: Sequence[float]) -> Lattice:
         """Return the lattice of an image of which this one's image is a part.

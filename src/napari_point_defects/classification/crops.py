@@ -206,7 +206,8 @@ def bond_inputs(
     size = np.array([beta, alpha]) * HEXAGON_SIZE
     # From the bond's middle to the cut's: the cut starts in the hexagon's corner.
     shift = (size - HEXAGON_SIZE) / 2 - (CHALCOGEN_SITES[0] + METAL_SITES[0]) / 2
-    centres = cells.centres_px + (shift if upper else -shift) @ lattice.matrix_px.T
+    local = lattice.matrix_at(cells.centres_px)  # (K, 2, 2)
+    centres = cells.centres_px + local @ (shift if upper else -shift)
     side = _BOND_SAMPLES
     windows = sample_windows(data, lattice, centres, tuple(size), (side, side))
     flat = windows.reshape(len(windows), side * side)

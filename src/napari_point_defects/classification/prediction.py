@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from napari_point_defects.canonical import neighbourhoods
 from napari_point_defects.classification.crops import reference_window
 from napari_point_defects.classification.model import (
     ClassifierSettings,
@@ -22,6 +23,7 @@ from napari_point_defects.records import Lattice, UnitCells
 from napari_point_defects.weights import Weights, load_weights
 
 _BATCH = 256
+_TOGETHER = 2048  # cells whose inputs are cut at once: some 250 MB
 
 
 class Classifier:
@@ -111,24 +113,29 @@ class Classifier:
         chosen = cells.take(rows)
         found = np.zeros((len(chosen), len(DefectClass)))
         cuts = (True,) if self.settings.crop == "window" else (True, False)
-        for number, upper in enumerate(cuts if len(chosen) else ()):
-            inputs = cell_inputs(
-                data,
-                lattice,
-                chosen,
-                self.settings,
-                upper=upper,
-                alpha=alpha,
-                beta=beta,
-                reference=reference,
-            )
-            for start in range(0, len(inputs), _BATCH):
-                if should_stop():
-                    raise Stopped
-                block = slice(start, start + _BATCH)
-                found[block] += self._probabilities(inputs[block]) / len(cuts)
-                share = (number + min(1, block.stop / len(inputs))) / len(cuts)
-                on_progress(share, f"{share:.0%} of {len(chosen)} cells")
+        if reference is None and len(chosen) > _TOGETHER:
+            reference = self.reference(data, lattice, chosen)
+        done, total = 0, len(cuts) * len(chosen)
+        # neighbours together, so that the inputs of a few thousand cells are held at a time
+        for group in neighbourhoods(chosen.centres_px, most=_TOGETHER):
+            for upper in cuts:
+                inputs = cell_inputs(
+                    data,
+                    lattice,
+                    chosen.take(group),
+                    self.settings,
+                    upper=upper,
+                    alpha=alpha,
+                    beta=beta,
+                    reference=reference,
+                )
+                for start in range(0, len(inputs), _BATCH):
+                    if should_stop():
+                        raise Stopped
+                    block = slice(start, start + _BATCH)
+                    found[group[block]] += self._probabilities(inputs[block]) / len(cuts)
+                    done += len(inputs[block])
+                    on_progress(done / total, f"{done / total:.0%} of {len(chosen)} cells")
         probabilities = np.array(cells.probabilities, float)
         probabilities[rows] = found
         return UnitCells(cells.chalcogen_px, cells.metal_px, cells.votes, probabilities)

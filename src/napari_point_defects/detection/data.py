@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch.utils.data import Dataset
@@ -74,7 +76,7 @@ def misjudge(lattice: Lattice, rng: np.random.Generator) -> Lattice:
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     mirror = np.diag([1.0, rng.choice([-1.0, 1.0])])
     error = np.eye(2) + rng.normal(0, _MATRIX_ERROR, (2, 2))
-    return Lattice(lattice.origin_px, lattice.matrix_px @ turn @ mirror @ error)
+    return replace(lattice, matrix_px=lattice.matrix_px @ turn @ mirror @ error)
 
 
 def collate(batch: list) -> tuple[list[torch.Tensor], list[dict[str, torch.Tensor]]]:
