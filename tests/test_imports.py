@@ -16,12 +16,13 @@ USER_INTERFACE = {"napari", "magicgui", "qtpy", "superqt", "PyQt5", "PyQt6", "Py
 
 # DESIGN.md: a module may import from rows above its own, and from its own part of its own row.
 ROWS = [
-    {"errors", "materials", "measured", "records"},
+    {"analysed_area", "errors", "materials", "measured", "records"},
     # what reads, writes and transforms records: these may use each other
     {
         "analysis_settings",
         "canonical",
         "devices",
+        "domains",
         "fitting",
         "io",
         "lattice",

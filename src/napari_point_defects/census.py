@@ -213,6 +213,7 @@ def cells_table(cells: UnitCells, material: Material) -> pd.DataFrame:
         "confidence": cells.confidence,
         **{f"p_{label}": cells.probabilities[:, i] for i, label in enumerate(labels)},
         "votes": cells.votes,
+        "domain": np.maximum(cells.domain, 1),
     }
     return pd.DataFrame(table)
 

@@ -50,8 +50,19 @@ _NOT_SINGLE = (
     "more than one lattice, or not a hexagonal one: crop the image to one crystal of a 2H monolayer"
 )
 
+_DOUBTS = (_NOT_HONEYCOMB, _NOT_SINGLE)
 
-def find_lattice(data: np.ndarray, material: Material, *, rank: int = 0) -> Lattice:
+
+class DoubtfulLattice(PointDefectsError):
+    """A lattice is there, but not that of a 2H monolayer, or not alone.
+
+    Grains and islands of a second layer look so; so do a moiré and other crystals.
+    """
+
+
+def find_lattice(
+    data: np.ndarray, material: Material, *, rank: int = 0, doubtful: bool = False
+) -> Lattice:
     """Find the lattice of a 2H-MX₂ monolayer in a HAADF image.
 
     Parameters
@@ -64,6 +75,9 @@ def find_lattice(data: np.ndarray, material: Material, *, rank: int = 0) -> Latt
     rank : int
         0 for the most likely assignment of hollow, X₂ and M to the three sites of the cell,
         1 for the next likely, up to 5: the user's override.
+    doubtful : bool
+        Accept what would raise :class:`DoubtfulLattice`: the clearest of several lattices.
+        :mod:`~napari_point_defects.domains` looks where it holds.
 
     Returns
     -------
@@ -73,22 +87,24 @@ def find_lattice(data: np.ndarray, material: Material, *, rank: int = 0) -> Latt
 
     Raises
     ------
+    DoubtfulLattice
+        If it shows more than one hexagonal lattice, or one that is not a 2H monolayer's.
     PointDefectsError
-        If the image does not show a single hexagonal lattice within these bounds.
+        If the image does not show a hexagonal lattice within these bounds.
     """
     if not 0 <= rank <= 5:
         raise PointDefectsError(f"sublattice rank must be 0 to 5, not {rank}")
     image = _prepare(data)
-    best, reason = _best_harmonics(image, material)
+    best, reason = _best_harmonics(image, material, doubtful)
     few = best is not None and _cells_per_side(best.basis, image.shape) < _FEW_CELLS
     if best is None or (few and best.evidence < _CLEAR_EVIDENCE):
         # few cells among strong steps and clouds: a second look without those
-        flat, flat_reason = _best_harmonics(flatten(image), material)
+        flat, flat_reason = _best_harmonics(flatten(image), material, doubtful)
         if flat is not None and (best is None or flat.evidence > best.evidence):
             best = flat
         reason = reason or flat_reason
     if best is None:
-        raise PointDefectsError(reason)
+        raise (DoubtfulLattice if reason in _DOUBTS else PointDefectsError)(reason)
     return _to_lattice(best, material, rank)
 
 
@@ -97,7 +113,9 @@ def _cells_per_side(basis: np.ndarray, shape: tuple[int, int]) -> float:
     return float(np.sqrt(abs(np.linalg.det(basis))) * min(shape))
 
 
-def _best_harmonics(image: np.ndarray, material: Material) -> tuple[Harmonics | None, str]:
+def _best_harmonics(
+    image: np.ndarray, material: Material, doubtful: bool
+) -> tuple[Harmonics | None, str]:
     """Refine the likeliest lattices; return the first clear or else the best one.
 
     The second value tells why the likeliest one was refused, if it was.
@@ -110,6 +128,8 @@ def _best_harmonics(image: np.ndarray, material: Material) -> tuple[Harmonics | 
             break  # a far likelier pattern was refused
         harmonics = refine_lattice(image, basis, spectrum)
         reason = _reason_to_refuse(harmonics, spectrum, material)
+        if doubtful and reason in _DOUBTS:
+            reason = ""
         refusal = refusal or reason
         if reason:
             continue
