@@ -162,6 +162,7 @@ def cells_table(
         **{f"p_{label}": cells.probabilities[:, i] for i, label in enumerate(labels)},
         "votes": cells.votes,
         "unsure": is_unsure(cells.probabilities, unsure_below).astype(int),
+        "domain": np.maximum(cells.domain, 1),
     }
     return pd.DataFrame(table)
 

@@ -56,8 +56,19 @@ _NOT_SINGLE = (
     "more than one lattice, or not a hexagonal one: crop the image to one crystal of a 2H monolayer"
 )
 
+_DOUBTS = (_NOT_HONEYCOMB, _NOT_SINGLE)
 
-def find_lattice(data: np.ndarray, material: Material, *, rank: int = 0) -> Lattice:
+
+class DoubtfulLattice(PointDefectsError):
+    """A lattice is there, but not that of a 2H monolayer, or not alone.
+
+    Grains and islands of a second layer look so; so do a moiré and other crystals.
+    """
+
+
+def find_lattice(
+    data: np.ndarray, material: Material, *, rank: int = 0, doubtful: bool = False
+) -> Lattice:
     """Find the lattice of a 2H-MX₂ monolayer in a HAADF image.
 
     Parameters
@@ -70,6 +81,9 @@ def find_lattice(data: np.ndarray, material: Material, *, rank: int = 0) -> Latt
     rank : int
         0 for the most likely assignment of hollow, X₂ and M to the three sites of the cell,
         1 for the next likely, up to 5: the user's override.
+    doubtful : bool
+        Accept what would raise :class:`DoubtfulLattice`: the clearest of several lattices.
+        :mod:`~napari_point_defects.domains` looks where it holds.
 
     Returns
     -------
@@ -79,49 +93,55 @@ def find_lattice(data: np.ndarray, material: Material, *, rank: int = 0) -> Latt
 
     Raises
     ------
+    DoubtfulLattice
+        If it shows more than one hexagonal lattice, or one that is not a 2H monolayer's.
     PointDefectsError
-        If the image does not show a single hexagonal lattice within these bounds.
+        If the image does not show a hexagonal lattice within these bounds.
     """
     if not 0 <= rank <= 5:
         raise PointDefectsError(f"sublattice rank must be 0 to 5, not {rank}")
     data = _checked(data)
     if data.size <= LARGEST_WHOLE_PX:
-        best, _ = _search(Scaling.of(data)[1], material)
+        best, _ = _search(Scaling.of(data)[1], material, doubtful)
     else:
-        best = _search_windows(data, material)
+        best = _search_windows(data, material, doubtful)
     return _to_lattice(best, material, rank)
 
 
-def _search_windows(data: np.ndarray, material: Material) -> Harmonics:
+def _search_windows(data: np.ndarray, material: Material, doubtful: bool) -> Harmonics:
     """Find the lattice in a window of a large image, then follow it over the whole."""
     refusal = None
     for window in windows(data):
         try:
             scaling, image = Scaling.of(window)
-            found, spectrum = _search(image, material)
+            found, spectrum = _search(image, material, doubtful)
         except PointDefectsError as error:
             refusal = refusal or error
             continue
         harmonics = refine_lattice(ScaledView(data, scaling), found.basis, spectrum)
         reason = _reason_to_refuse(harmonics, spectrum, material)
-        if reason:
-            raise PointDefectsError(reason)
+        if reason and not (doubtful and reason in _DOUBTS):
+            raise _refusal(reason)
         return harmonics
     raise refusal or PointDefectsError("the image holds no data (nearly all pixels are NaN)")
 
 
-def _search(image: np.ndarray, material: Material) -> tuple[Harmonics, Spectrum]:
+def _refusal(reason: str) -> PointDefectsError:
+    return (DoubtfulLattice if reason in _DOUBTS else PointDefectsError)(reason)
+
+
+def _search(image: np.ndarray, material: Material, doubtful: bool) -> tuple[Harmonics, Spectrum]:
     """Find the lattice of an image of mean 0; return also the spectrum that showed it."""
-    best, spectrum, reason = _best_harmonics(image, material)
+    best, spectrum, reason = _best_harmonics(image, material, doubtful)
     few = best is not None and _cells_per_side(best.basis, image.shape) < _FEW_CELLS
     if best is None or (few and best.evidence < _CLEAR_EVIDENCE):
         # few cells among strong steps and clouds: a second look without those
-        flat, flat_spectrum, flat_reason = _best_harmonics(flatten(image), material)
+        flat, flat_spectrum, flat_reason = _best_harmonics(flatten(image), material, doubtful)
         if flat is not None and (best is None or flat.evidence > best.evidence):
             best, spectrum = flat, flat_spectrum
         reason = reason or flat_reason
     if best is None:
-        raise PointDefectsError(reason)
+        raise _refusal(reason)
     return best, spectrum
 
 
@@ -131,7 +151,7 @@ def _cells_per_side(basis: np.ndarray, shape: tuple[int, int]) -> float:
 
 
 def _best_harmonics(
-    image: np.ndarray, material: Material
+    image: np.ndarray, material: Material, doubtful: bool
 ) -> tuple[Harmonics | None, Spectrum, str]:
     """Refine the likeliest lattices; return the first clear or else the best one.
 
@@ -145,6 +165,8 @@ def _best_harmonics(
             break  # a far likelier pattern was refused
         harmonics = refine_lattice(image, basis, spectrum)
         reason = _reason_to_refuse(harmonics, spectrum, material)
+        if doubtful and reason in _DOUBTS:
+            reason = ""
         refusal = refusal or reason
         if reason:
             continue

@@ -12,17 +12,29 @@ from typing import Any
 import numpy as np
 
 from napari_point_defects import __version__
+from napari_point_defects.analysed_area import AnalysedArea, Domain, restrict
 from napari_point_defects.analysis_settings import AnalysisSettings
 from napari_point_defects.calibration import choose_pixel_size
 from napari_point_defects.census import census_dict, take_census
 from napari_point_defects.classification.prediction import Classifier
 from napari_point_defects.detection.prediction import Detector
+from napari_point_defects.domains.casting import (
+    DomainMap,
+    cast_domains,
+    classify_domains,
+    find_hexagons,
+    recast_domains,
+    references,
+    split,
+)
+from napari_point_defects.domains.report import domains_report
+from napari_point_defects.domains.segmentation import find_domains
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.lattice import find_lattice
-from napari_point_defects.materials import get_material
+from napari_point_defects.materials import Material, get_material
 from napari_point_defects.measured import Measurement
 from napari_point_defects.measurement.image import measure_image
-from napari_point_defects.netcasting import Recast, cast_net, recast
+from napari_point_defects.netcasting import Recast
 from napari_point_defects.quality import Quality, assess_quality
 from napari_point_defects.records import Calibration, Hexagons, Lattice, StemImage, UnitCells
 from napari_point_defects.region import lattice_inside
@@ -49,6 +61,10 @@ class Detection:
         Height and width of a pixel as used in the census.
     pixel_size_source : str
     warnings : tuple of str
+    domains : tuple of Domain
+        Grains and mirror twins, the largest first; its lattice is ``lattice``.
+    area : AnalysedArea or None
+        Where they are, and what was left out; None where all of the image is one domain.
     """
 
     lattice: Lattice
@@ -56,6 +72,18 @@ class Detection:
     pixel_size_nm: tuple[float, float]
     pixel_size_source: str
     warnings: tuple[str, ...] = ()
+    domains: tuple[Domain, ...] = ()
+    area: AnalysedArea | None = None
+
+    @property
+    def map(self) -> DomainMap:
+        """The domains and where they are: one, if nothing else is said."""
+        return DomainMap(self.domains or (Domain(1, self.lattice),), self.area)
+
+    def lattice_at(self, point_px: np.ndarray) -> Lattice:
+        """Return the lattice of the domain at, or nearest to, a point (y, x)."""
+        number = int(self.map.number_at(np.asarray(point_px, float)[None])[0])
+        return next(d.lattice for d in self.map.domains if d.number == number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +134,8 @@ def detect(
     material = get_material(settings.material)
     detector = _detector(settings.detector_weights, settings.device)
     on_progress(0.0, "finding the lattice")
-    lattice, region_warning = lattice_inside(
-        image.data,
-        settings.region,
-        lambda data: find_lattice(data, material, rank=settings.sublattice_rank),
-    )
+    domains, area, region_warning = _domains_inside(image.data, settings, material)
+    lattice = domains[0].lattice
     calibration = image.calibration
     if settings.pixel_size_nm is not None:
         calibration = Calibration((settings.pixel_size_nm,) * 2, "user")
@@ -125,9 +150,10 @@ def detect(
             f"which sublattice is X and which M is uncertain "
             f"({lattice.sublattice_confidence:.0%}): compare with --sublattice-rank 1"
         )
-    hexagons = detector.predict(
+    hexagons = find_hexagons(
+        detector.predict,
         image.data,
-        lattice,
+        DomainMap(domains, area),
         min_score=settings.min_score,
         on_progress=lambda share, text: on_progress(0.1 + 0.9 * share, f"hexagons: {text}"),
         should_stop=should_stop,
@@ -138,7 +164,7 @@ def detect(
             f"{image.name}: a lattice but no hexagonal cell was found; check the material, "
             "or lower --min-score"
         )
-    return Detection(lattice, hexagons, size, source, tuple(warnings))
+    return Detection(lattice, hexagons, size, source, tuple(warnings), domains, area)
 
 
 def classify(
@@ -168,12 +194,18 @@ def classify(
         If ``should_stop`` said yes.
     """
     classifier = _classifier(settings.classifier_weights, settings.device)
-    cells = cast_net(detection.hexagons, detection.lattice, image.data.shape)
+    where = detection.map
+    cells = cast_domains(detection.hexagons, where, image.data.shape)
     cells = cells_within(cells, settings.region)
-    return classifier.predict(
+    several = len(where.domains) > 1
+    return classify_domains(
+        classifier.predict,
         image.data,
-        detection.lattice,
         cells,
+        where,
+        judged_against=references(classifier.reference, image.data, cells, where)
+        if several
+        else None,
         alpha=settings.alpha,
         beta=settings.beta,
         on_progress=on_progress,
@@ -183,10 +215,13 @@ def classify(
 
 def reference_of(
     image: StemImage, detection: Detection, cells: UnitCells, settings: AnalysisSettings
-) -> np.ndarray | None:
-    """Return what the classifier judges all cells of an image against, for :func:`reclassify`."""
+) -> dict[int, np.ndarray | None]:
+    """Return what the classifier judges the cells of each domain against, for :func:`reclassify`.
+
+    By the domains' numbers; None where each cell stands alone.
+    """
     classifier = _classifier(settings.classifier_weights, settings.device)
-    return classifier.reference(image.data, detection.lattice, cells)
+    return references(classifier.reference, image.data, cells, detection.map)
 
 
 def reclassify(
@@ -196,7 +231,7 @@ def reclassify(
     edits: Sequence[Hexagons],
     settings: AnalysisSettings,
     *,
-    reference: np.ndarray | None = None,
+    reference: dict[int, np.ndarray | None] | None = None,
     on_progress: Progress = _nothing,
     should_stop: Callable[[], bool] = _never,
 ) -> list[Recast]:
@@ -211,7 +246,7 @@ def reclassify(
     edits : sequence of Hexagons
         All hexagons after each edit, in the order of the edits.
     settings : AnalysisSettings
-    reference : ndarray, optional
+    reference : dict of ndarray, optional
         From :func:`reference_of`; where absent, the mean of ``cells``.
     on_progress, should_stop : callable
         As in :func:`classify`.
@@ -222,31 +257,29 @@ def reclassify(
         One per edit, with classified cells. The rows of each refer to what the edit before left
         (:meth:`~napari_point_defects.netcasting.Recast.applied_to`), the first's to ``cells``.
     """
-    lattice, before, current = detection.lattice, detection.hexagons, cells
+    where, before, current = detection.map, detection.hexagons, cells
     changes: list[Recast] = []
     for after in edits:
-        change = recast(before, after, current, lattice, image.data.shape)
+        change = recast_domains(before, after, current, where, image.data.shape)
         changes.append(recast_within(change, settings.region))
         before, current = after, changes[-1].applied_to(current)
     if not any(len(change.cells) for change in changes):
         return changes
     if reference is None:
         reference = reference_of(image, detection, cells if len(cells) else current, settings)
-    classified = _classifier(settings.classifier_weights, settings.device).predict(
+    classified = classify_domains(
+        _classifier(settings.classifier_weights, settings.device).predict,
         image.data,
-        lattice,
         UnitCells.joined([change.cells for change in changes]),
-        reference=reference,
+        where,
+        judged_against=reference,
         alpha=settings.alpha,
         beta=settings.beta,
         on_progress=on_progress,
         should_stop=should_stop,
     )
-    ends = np.cumsum([len(change.cells) for change in changes])
-    return [
-        replace(change, cells=classified.take(np.arange(end - len(change.cells), end)))
-        for change, end in zip(changes, ends, strict=True)
-    ]
+    parts = split(classified, [len(change.cells) for change in changes])
+    return [replace(change, cells=part) for change, part in zip(changes, parts, strict=True)]
 
 
 def measure(
@@ -281,7 +314,7 @@ def census_of(
     """Return the census as written to JSON, with the measurement if there is one."""
     material = get_material(settings.material)
     region = region_entry(settings.region, image.data.shape, detection.pixel_size_nm)
-    return census_dict(
+    census = census_dict(
         take_census(
             cells,
             detection.lattice,
@@ -302,7 +335,9 @@ def census_of(
         | settings.model_dump(mode="json", exclude={"region"}),
         quality=quality_of(image, detection, cells, settings).as_dict(),
         measurement=measurement,
-    ) | {"region": region}
+    )
+    report = domains_report(detection.map, cells, detection.pixel_size_nm)
+    return census | {"region": region} | report
 
 
 def quality_of(
@@ -360,6 +395,33 @@ def analyze(
     )
     measured = measure(image, detection, cells, settings)
     return Analysis(image, detection, cells, census_of(image, detection, cells, settings, measured))
+
+
+def _domains_inside(
+    data: np.ndarray, settings: AnalysisSettings, material: Material
+) -> tuple[tuple[Domain, ...], AnalysedArea, str | None]:
+    """Find the domains of an image, or those in the user's region; and what to warn of."""
+    rank, region = settings.sublattice_rank, settings.region
+    try:
+        domains, area = find_domains(data, material, rank=rank)
+    except PointDefectsError:
+        if region is None:
+            raise
+        # what surrounds the region may be no monolayer at all
+        lattice, warning = lattice_inside(
+            data, region, lambda part: find_lattice(part, material, rank=rank)
+        )
+        whole = AnalysedArea.whole(data.shape)
+        return (Domain(1, lattice),), restrict(whole, [np.array(p) for p in region]), warning
+    if region is None:
+        return domains, area, None
+    area = restrict(area, [np.array(polygon) for polygon in region])
+    chosen = tuple(domain for domain in domains if (area.labels == domain.number).any())
+    if not chosen:
+        raise PointDefectsError(
+            "the region shows no monolayer: draw it where the map of the analysed area shows one"
+        )
+    return chosen, area, None
 
 
 def _detector(weights: Path | None, device: str) -> Detector:

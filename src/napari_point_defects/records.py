@@ -220,10 +220,17 @@ class Hexagons:
         upper left, upper right, lower right, lower left of the canonical frame.
     scores : ndarray of shape (N,)
         Detection scores, 0 to 1.
+    domain : ndarray of shape (N,), int
+        Number of the domain that each belongs to; 0 where it is not known.
     """
 
     corners_px: np.ndarray
     scores: np.ndarray
+    domain: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if self.domain is None:
+            object.__setattr__(self, "domain", np.zeros(len(self.scores), int))
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -236,6 +243,19 @@ class Hexagons:
         boxes = np.asarray(boxes, float).reshape(-1, 4)
         corners = boxes[:, [[0, 1], [0, 3], [2, 3], [2, 1]]]
         return cls(lattice.to_image(corners), np.asarray(scores, float))
+
+    def take(self, rows: np.ndarray) -> Hexagons:
+        """Return some of the hexagons: a boolean mask or indices."""
+        return Hexagons(self.corners_px[rows], self.scores[rows], self.domain[rows])
+
+    @classmethod
+    def joined(cls, parts: Sequence[Hexagons]) -> Hexagons:
+        """Return the hexagons of all parts, one after the other."""
+        return cls(
+            np.concatenate([part.corners_px for part in parts]),
+            np.concatenate([part.scores for part in parts]),
+            np.concatenate([part.domain for part in parts]),
+        )
 
     def canonical_boxes(self, lattice: Lattice) -> np.ndarray:
         """Return (y_min, x_min, y_max, x_max) in the canonical frame, shape (N, 4)."""
@@ -255,12 +275,19 @@ class UnitCells:
         How many hexagons found the cell: 1 or 2.
     probabilities : ndarray of shape (N, 6)
         Class probabilities; NaN before classification.
+    domain : ndarray of shape (N,), int
+        Number of the domain that each belongs to; 0 where it is not known.
     """
 
     chalcogen_px: np.ndarray
     metal_px: np.ndarray
     votes: np.ndarray
     probabilities: np.ndarray
+    domain: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if self.domain is None:
+            object.__setattr__(self, "domain", np.zeros(len(self.votes), int))
 
     def __len__(self) -> int:
         return len(self.votes)
@@ -275,7 +302,11 @@ class UnitCells:
     def take(self, rows: np.ndarray) -> UnitCells:
         """Return some of the cells: a boolean mask or indices."""
         return UnitCells(
-            self.chalcogen_px[rows], self.metal_px[rows], self.votes[rows], self.probabilities[rows]
+            self.chalcogen_px[rows],
+            self.metal_px[rows],
+            self.votes[rows],
+            self.probabilities[rows],
+            self.domain[rows],
         )
 
     @classmethod
@@ -286,6 +317,7 @@ class UnitCells:
             np.concatenate([part.metal_px for part in parts]),
             np.concatenate([part.votes for part in parts]),
             np.concatenate([part.probabilities for part in parts]),
+            np.concatenate([part.domain for part in parts]),
         )
 
     @property

@@ -1,0 +1,1 @@
+"""Domains of an image: grains and mirror twins, each with its lattice, and what is none of them."""
