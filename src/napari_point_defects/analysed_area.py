@@ -130,13 +130,13 @@ class AnalysedArea:
         return replace(self, labels=np.ascontiguousarray(labels[:rows, :cols]), step_px=step)
 
 
-def restrict(area: AnalysedArea, polygons_px: Sequence[np.ndarray]) -> AnalysedArea:
+def restrict(area: AnalysedArea, polygons_px: Sequence[Sequence]) -> AnalysedArea:
     """Leave out what lies outside all of the user's polygons.
 
     Parameters
     ----------
     area : AnalysedArea
-    polygons_px : sequence of ndarray of shape (K, 2)
+    polygons_px : sequence of sequences of shape (K, 2)
         Corners (y, x) in image pixels; overlapping polygons add up. None restrict nothing.
 
     Returns

@@ -37,7 +37,7 @@ from napari_point_defects.measurement.image import measure_image
 from napari_point_defects.netcasting import Recast
 from napari_point_defects.quality import Quality, assess_quality
 from napari_point_defects.records import Calibration, Hexagons, Lattice, StemImage, UnitCells
-from napari_point_defects.region import lattice_inside
+from napari_point_defects.region import lattice_inside, region_window
 from napari_point_defects.region_limits import (
     cells_within,
     hexagons_within,
@@ -164,6 +164,8 @@ def detect(
             f"{image.name}: a lattice but no hexagonal cell was found; check the material, "
             "or lower --min-score"
         )
+    # only now: hexagons on the region's edge vote for cells inside
+    area = restrict(area, settings.region or ())
     return Detection(lattice, hexagons, size, source, tuple(warnings), domains, area)
 
 
@@ -402,6 +404,8 @@ def _domains_inside(
 ) -> tuple[tuple[Domain, ...], AnalysedArea, str | None]:
     """Find the domains of an image, or those in the user's region; and what to warn of."""
     rank, region = settings.sublattice_rank, settings.region
+    if region is not None:
+        region_window(region, data.shape)
     try:
         domains, area = find_domains(data, material, rank=rank)
     except PointDefectsError:
@@ -411,15 +415,15 @@ def _domains_inside(
         lattice, warning = lattice_inside(
             data, region, lambda part: find_lattice(part, material, rank=rank)
         )
-        whole = AnalysedArea.whole(data.shape)
-        return (Domain(1, lattice),), restrict(whole, [np.array(p) for p in region]), warning
+        return (Domain(1, lattice),), AnalysedArea.whole(data.shape), warning
     if region is None:
         return domains, area, None
-    area = restrict(area, [np.array(polygon) for polygon in region])
-    chosen = tuple(domain for domain in domains if (area.labels == domain.number).any())
+    inside = restrict(area, region).labels
+    chosen = tuple(domain for domain in domains if (inside == domain.number).any())
     if not chosen:
         raise PointDefectsError(
-            "the region shows no monolayer: draw it where the map of the analysed area shows one"
+            "the region holds no unit cell: draw it where the map of the analysed area shows a "
+            "monolayer, and larger"
         )
     return chosen, area, None
 

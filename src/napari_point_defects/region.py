@@ -182,12 +182,7 @@ def lattice_inside(
     """
     if region is None:
         return find(data), None
-    window = _window(region, data.shape, _LEAST_SIDE_PX)
-    if window is None:
-        raise PointDefectsError(
-            f"the region lies outside the image, which has {data.shape[0]} × {data.shape[1]} "
-            "pixels: draw it on the image; corners are (y, x) in pixels"
-        )
+    window = region_window(region, data.shape)
     corner = [side.start for side in window]
     part = data[window]
     mask = region_mask(region, part.shape, corner)
@@ -208,6 +203,23 @@ def lattice_inside(
             "draw a larger region if it lies in another grain"
         )
     return (wide if wide is not None and _same(own, wide) else own), None
+
+
+def region_window(region: Region, shape: tuple[int, int]) -> tuple[slice, slice]:
+    """Return the part of an image about a region, large enough to look for a lattice in.
+
+    Raises
+    ------
+    PointDefectsError
+        If the region lies outside the image.
+    """
+    window = _window(region, shape, _LEAST_SIDE_PX)
+    if window is None:
+        raise PointDefectsError(
+            f"the region lies outside the image, which has {shape[0]} × {shape[1]} "
+            "pixels: draw it on the image; corners are (y, x) in pixels"
+        )
+    return window
 
 
 def _find(
