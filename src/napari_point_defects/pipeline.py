@@ -21,7 +21,7 @@ from napari_point_defects.lattice import find_lattice
 from napari_point_defects.materials import get_material
 from napari_point_defects.netcasting import Recast, cast_net, recast
 from napari_point_defects.records import Hexagons, Lattice, StemImage, UnitCells
-from napari_point_defects.weights.trained_on import untrained_warning
+from napari_point_defects.weights.trained_on import with_current_warning
 
 Progress = Callable[[float, str], None]
 
@@ -100,9 +100,9 @@ def detect(
     size, source, warning = choose_pixel_size(
         calibration, lattice, material, trust_file=settings.trust_pixel_size
     )
-    networks = {"detector": settings.detector_weights, "classifier": settings.classifier_weights}
-    untrained = untrained_warning(material.formula, networks)
-    warnings = [line for line in (warning, untrained) if line]
+    warnings = with_current_warning(
+        [warning] if warning else [], material.formula, _weights_of(settings)
+    )
     if lattice.sublattice_confidence < 0.9 and settings.sublattice_rank == 0:
         warnings.append(
             f"which sublattice is X and which M is uncertain "
@@ -239,7 +239,7 @@ def census_of(
         detection.lattice,
         detection.pixel_size_nm,
         detection.pixel_size_source,
-        warnings=list(detection.warnings),
+        warnings=with_current_warning(detection.warnings, material.formula, _weights_of(settings)),
         weights={
             "detector": _detector(settings.detector_weights, settings.device).weights.version,
             "classifier": _classifier(settings.classifier_weights, settings.device).weights.version,
@@ -289,6 +289,10 @@ def analyze(
         should_stop=should_stop,
     )
     return Analysis(image, detection, cells, census_of(image, detection, cells, settings))
+
+
+def _weights_of(settings: AnalysisSettings) -> dict[str, Path | None]:
+    return {"detector": settings.detector_weights, "classifier": settings.classifier_weights}
 
 
 def _detector(weights: Path | None, device: str) -> Detector:
