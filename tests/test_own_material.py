@@ -246,7 +246,7 @@ def test_no_warning_for_what_was_learned():
     [
         ({"materials": ["MoS2", "NbSe2"]}, ("MoS2", "NbSe2")),
         ({"sets": [{"materials": ["WS2"]}, {"materials": ["WS2", "MoS2"]}]}, ("WS2", "MoS2")),
-        ({"sets": [], "labels": {"images": 2, "materials": ["NbSe2"]}}, ("NbSe2",)),
+        ({"sets": [{"materials": ["WS2"]}], "materials": ["NbSe2"]}, ("NbSe2", "WS2")),
         ({}, ()),
         (None, ()),
     ],
@@ -275,8 +275,8 @@ def test_what_was_learned_is_replayed():
     assert materials_to_replay(None) == materials_to_replay({"training_set": {}})
     assert materials_to_replay(None) == tuple(MATERIALS)
     own = {"materials": ["NbSe2", "MoS2"], "material_definitions": [NBSE2.definition()]}
-    card = {"training_set": {"sets": [own], "labels": {"materials": ["WS2"]}}}
-    assert materials_to_replay(card) == ("NbSe2", "MoS2", "WS2")
+    card = {"training_set": {"sets": [own], "labels": {"images": 2}, "materials": ["WS2"]}}
+    assert materials_to_replay(card) == ("WS2", "NbSe2", "MoS2")
     assert get_material("NbSe2") == NBSE2
 
 

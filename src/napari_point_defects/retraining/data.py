@@ -98,11 +98,11 @@ def gather(settings: RetrainSettings) -> LearningData:
             "images": len(labelled),
             "learned": class_counts(learned).tolist(),
             "held_out": class_counts(held_out).tolist(),
-            "materials": list(dict.fromkeys(item.material for item in labelled)),
         }
-        if own := own_definitions(counts["materials"]):
-            counts["material_definitions"] = own
         record = {"sets": records, "labels": counts}
+        record["materials"] = list(dict.fromkeys(item.material for item in labelled))
+        if own := own_definitions(record["materials"]):
+            record["material_definitions"] = own
     return LearningData(
         ConcatDataset([train for train, _ in splits]) if splits else [],
         [image for _, held in splits for image in _selection(held, settings.validation_images)],

@@ -83,10 +83,9 @@ def _read_card(kind: str, path: Path | None) -> dict[str, Any]:
 
 
 def _listed(record: Any, key: str) -> Iterator[Any]:
-    """Yield what a training set's record lists, and the sets in it and its labels."""
+    """Yield what a training set's record lists (of its labels) and what the sets in it do."""
     if not isinstance(record, Mapping):
         return
     yield from record.get(key) or ()
     for part in record.get("sets") or ():
         yield from _listed(part, key)
-    yield from _listed(record.get("labels"), key)
