@@ -26,6 +26,8 @@ from napari_point_defects.materials import (
 from napari_point_defects.outputs import write_json
 from napari_point_defects.own_materials import add_material, remove_material
 from napari_point_defects.records import Lattice, StemImage
+from napari_point_defects.retraining.apart import retrain_apart
+from napari_point_defects.retraining.settings import RetrainSettings
 from napari_point_defects.simulation import columns as columns_module
 from napari_point_defects.simulation.columns import (
     MicroscopeSettings,
@@ -43,9 +45,11 @@ from napari_point_defects.simulation.sets import find_set, simulate_training_set
 from napari_point_defects.training_set import TrainingSet
 from napari_point_defects.weights import load_weights
 from napari_point_defects.weights.trained_on import (
+    materials_to_replay,
     shipped_materials,
     trained_materials,
     untrained_warning,
+    with_current_warning,
 )
 
 NBSE2 = define_material("Nb", "Se", 0.3442, 0.3337, "a test")
@@ -242,7 +246,7 @@ def test_no_warning_for_what_was_learned():
     [
         ({"materials": ["MoS2", "NbSe2"]}, ("MoS2", "NbSe2")),
         ({"sets": [{"materials": ["WS2"]}, {"materials": ["WS2", "MoS2"]}]}, ("WS2", "MoS2")),
-        ({"sets": [], "labels": {"images": 2, "materials": ["NbSe2"]}}, ("NbSe2",)),
+        ({"sets": [{"materials": ["WS2"]}], "materials": ["NbSe2"]}, ("NbSe2", "WS2")),
         ({}, ()),
         (None, ()),
     ],
@@ -252,6 +256,43 @@ def test_what_a_card_says_was_learned(tmp_path, record, known):
     write_json({"training_set": record}, tmp_path / "mine.json")
     warning = untrained_warning("NbSe2", {"classifier": tmp_path / "mine.safetensors"})
     assert bool(warning) == (bool(known) and "NbSe2" not in known)
+
+
+def test_the_warning_is_that_of_the_weights_in_use(tmp_path):
+    write_json({"training_set": {"materials": ["NbSe2"]}}, tmp_path / "mine.json")
+    shipped = {"detector": None, "classifier": None}
+    mine = {"detector": None, "classifier": tmp_path / "mine.safetensors"}
+    first = with_current_warning(["a stretch"], "NbSe2", shipped)
+    assert re.match("the detector and the classifier learned", first[1])
+    later = with_current_warning(first, "NbSe2", mine)
+    assert later[0] == "a stretch"
+    assert re.match("the detector learned", later[1])
+    assert len(later) == 2
+    assert with_current_warning(later, "MoTe2", shipped) == ["a stretch"]
+
+
+def test_what_was_learned_is_replayed():
+    assert materials_to_replay(None) == materials_to_replay({"training_set": {}})
+    assert materials_to_replay(None) == tuple(MATERIALS)
+    own = {"materials": ["NbSe2", "MoS2"], "material_definitions": [NBSE2.definition()]}
+    card = {"training_set": {"sets": [own], "labels": {"images": 2}, "materials": ["WS2"]}}
+    assert materials_to_replay(card) == ("WS2", "NbSe2", "MoS2")
+    assert get_material("NbSe2") == NBSE2
+
+
+@pytest.mark.slow
+def test_a_window_trains_on_a_set_of_somebody_elses(nbse2, tmp_path):
+    simulate_training_set(small_set(), tmp_path / "set", workers=1)
+    remove_material("NbSe2")
+    settings = RetrainSettings(
+        data=(tmp_path / "set",), epochs=1, images_per_epoch=2, validation_images=1,
+        device="cpu", loader_workers=0,
+    )  # fmt: skip
+    done = retrain_apart(settings, tmp_path / "run")
+    assert trained_materials(done.weights.card) == ("NbSe2",)
+    materials._adopted.clear()
+    materials_to_replay(done.weights.card)
+    assert get_material("NbSe2") == nbse2
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,12 @@ def split_formula(formula: str) -> tuple[str, str]:
     return found.group(1), found.group(2)
 
 
+def is_formula(text: str) -> bool:
+    """Tell whether a text is the formula of an MX₂ as the program writes it."""
+    found = _FORMULA.fullmatch(text)
+    return found is not None and all(symbol in elements() for symbol in found.groups())
+
+
 def estimated_chalcogen_distance_nm(chalcogen: str) -> float:
     """Estimate the X–X distance across a 2H layer [nm] from the chalcogen alone.
 

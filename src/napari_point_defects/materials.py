@@ -149,6 +149,8 @@ MATERIALS = {
 """The materials the shipped weights serve, by formula."""
 
 
+# the user's own: what files brought along, what a started process was told, what the user's file
+# said when it was last read and which state of it that was
 _adopted: dict[str, Material] = {}
 _pinned: dict[str, Material] | None = None
 _read: tuple[tuple[Path, int, int], dict[str, Material]] | None = None

@@ -44,7 +44,7 @@ from napari_point_defects.region_limits import (
     recast_within,
     region_entry,
 )
-from napari_point_defects.weights.trained_on import untrained_warning
+from napari_point_defects.weights.trained_on import with_current_warning
 
 Progress = Callable[[float, str], None]
 
@@ -142,9 +142,11 @@ def detect(
     size, source, warning = choose_pixel_size(
         calibration, lattice, material, trust_file=settings.trust_pixel_size
     )
-    networks = {"detector": settings.detector_weights, "classifier": settings.classifier_weights}
-    untrained = untrained_warning(material.formula, networks)
-    warnings = [line for line in (warning, region_warning, untrained) if line]
+    warnings = with_current_warning(
+        [line for line in (warning, region_warning) if line],
+        material.formula,
+        _weights_of(settings),
+    )
     if lattice.sublattice_confidence < 0.9 and settings.sublattice_rank == 0:
         warnings.append(
             f"which sublattice is X and which M is uncertain "
@@ -327,7 +329,7 @@ def census_of(
         detection.lattice,
         detection.pixel_size_nm,
         detection.pixel_size_source,
-        warnings=list(detection.warnings),
+        warnings=with_current_warning(detection.warnings, material.formula, _weights_of(settings)),
         weights={
             "detector": _detector(settings.detector_weights, settings.device).weights.version,
             "classifier": _classifier(settings.classifier_weights, settings.device).weights.version,
@@ -426,6 +428,10 @@ def _domains_inside(
             "monolayer, and larger"
         )
     return chosen, area, None
+
+
+def _weights_of(settings: AnalysisSettings) -> dict[str, Path | None]:
+    return {"detector": settings.detector_weights, "classifier": settings.classifier_weights}
 
 
 def _detector(weights: Path | None, device: str) -> Detector:

@@ -32,6 +32,7 @@ from skimage.io import imread
 
 from napari_point_defects import training_set_journal as journal
 from napari_point_defects.errors import PointDefectsError
+from napari_point_defects.material_files import is_formula
 from napari_point_defects.materials import DefectClass, get_material
 from napari_point_defects.records import Hexagons, Lattice, hexagon_boxes
 from napari_point_defects.training_set_journal import ANNOTATIONS
@@ -330,14 +331,16 @@ class TrainingSet:
 
 
 def _formula(name: str) -> str:
-    """Return the formula as the program writes it; one that is not known here stays as it is.
+    """Return the formula as the program writes it.
 
-    A set of somebody else's material can be learned from all the same.
+    Any MX₂ will do: a set of somebody else's material can be learned from where nobody added it.
     """
     try:
         return get_material(name).formula
     except PointDefectsError:
-        return str(name)
+        if is_formula(name):
+            return name
+        raise
 
 
 @dataclass(slots=True)

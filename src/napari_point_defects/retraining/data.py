@@ -14,14 +14,15 @@ from torch.utils.data import ConcatDataset
 
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.fitting import read_splits
-from napari_point_defects.materials import LATTICE_VECTORS, MATERIALS, DefectClass, own_definitions
-from napari_point_defects.retraining.settings import RetrainSettings
+from napari_point_defects.materials import LATTICE_VECTORS, DefectClass, own_definitions
+from napari_point_defects.retraining.settings import RetrainSettings, starting_weights
 from napari_point_defects.training_set import (
     UNLABELLED,
     LabelledImage,
     TrainingSet,
 )
 from napari_point_defects.training_set_survey import count_classes, read_set_settings
+from napari_point_defects.weights.trained_on import materials_to_replay
 
 REPLAY_IMAGES = (150, 24)
 """Simulated images, to train and to validate with, where the user gave labels alone."""
@@ -97,11 +98,11 @@ def gather(settings: RetrainSettings) -> LearningData:
             "images": len(labelled),
             "learned": class_counts(learned).tolist(),
             "held_out": class_counts(held_out).tolist(),
-            "materials": list(dict.fromkeys(item.material for item in labelled)),
         }
-        if own := own_definitions(counts["materials"]):
-            counts["material_definitions"] = own
         record = {"sets": records, "labels": counts}
+        record["materials"] = list(dict.fromkeys(item.material for item in labelled))
+        if own := own_definitions(record["materials"]):
+            record["material_definitions"] = own
     return LearningData(
         ConcatDataset([train for train, _ in splits]) if splits else [],
         [image for _, held in splits for image in _selection(held, settings.validation_images)],
@@ -119,7 +120,7 @@ def add_replay(
     on_progress: Callable[[float, str], None] = lambda share, text: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> LearningData:
-    """Simulate a few images like those the shipped weights learned, so that they stay known.
+    """Simulate a few images like those the weights have learned, so that they stay known.
 
     They go into ``replay`` in the run's folder, and are taken from there another time.
 
@@ -131,13 +132,14 @@ def add_replay(
     from napari_point_defects.simulation.presets import PRESETS
     from napari_point_defects.simulation.sets import simulate_training_set
 
+    start = starting_weights(settings)
     path, unfinished = folder / "replay", folder / "replay.part"
     if not path.is_dir():
         shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was stopped meanwhile
         train, validation = REPLAY_IMAGES
         chosen = PRESETS["wide"].model_copy(
             update={
-                "materials": tuple(MATERIALS),
+                "materials": materials_to_replay(start.card if start else None),
                 "train_images": train,
                 "validation_images": validation,
                 "seed": settings.seed,

@@ -3,33 +3,40 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from napari_point_defects.materials import MATERIALS, adopt_definitions
 from napari_point_defects.weights import SHIPPED
+
+_ADVICE = "compare some cells by eye, or train on simulated images of it (docs/own_material.md)"
 
 
 def trained_materials(card: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the formulas that a model card lists, each once; none where it lists none."""
-    return tuple(dict.fromkeys(_formulas(card.get("training_set"))))
+    return tuple(dict.fromkeys(map(str, _listed(card.get("training_set"), "materials"))))
 
 
 def shipped_materials() -> tuple[str, ...]:
     """Return the formulas that both shipped networks have learned."""
-    cards = (json.loads(path.with_suffix(".json").read_text()) for path in SHIPPED.values())
-    first, *others = (trained_materials(card) for card in cards)
-    return tuple(name for name in first if all(name in other for other in others))
+    detector, classifier = (trained_materials(_read_card(kind, None)) for kind in SHIPPED)
+    return tuple(formula for formula in detector if formula in classifier)
 
 
-def _formulas(record: Any) -> Iterator[str]:
-    """Yield the formulas of a training set's record, of the sets in it and of its labels."""
-    if not isinstance(record, Mapping):
-        return
-    yield from map(str, record.get("materials") or ())
-    for part in record.get("sets") or ():
-        yield from _formulas(part)
-    yield from _formulas(record.get("labels"))
+def materials_to_replay(card: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """Return the formulas that weights with this card must not forget, known from now on.
+
+    The shipped six where there is no card, or it lists none.
+
+    Raises
+    ------
+    PointDefectsError
+        If the card's definition of a material is wrong.
+    """
+    record = (card or {}).get("training_set")
+    adopt_definitions(_listed(record, "material_definitions"), "the model card", same=False)
+    return trained_materials(card or {}) or tuple(MATERIALS)
 
 
 def untrained_warning(formula: str, weights: Mapping[str, Path | None]) -> str | None:
@@ -48,8 +55,7 @@ def untrained_warning(formula: str, weights: Mapping[str, Path | None]) -> str |
     strangers = {}
     for kind, path in weights.items():
         try:
-            card = json.loads((path or SHIPPED[kind]).with_suffix(".json").read_text())
-            known = trained_materials(card)
+            known = trained_materials(_read_card(kind, path))
         except (OSError, ValueError, AttributeError, TypeError):
             continue
         if known and formula not in known:
@@ -57,7 +63,29 @@ def untrained_warning(formula: str, weights: Mapping[str, Path | None]) -> str |
     if not strangers:
         return None
     known = tuple(dict.fromkeys(name for names in strangers.values() for name in names))
-    return (
-        f"the {' and the '.join(strangers)} learned {', '.join(known)}, not {formula}: compare "
-        "some cells by eye, or train on simulated images of it (docs/own_material.md)"
-    )
+    return f"the {' and the '.join(strangers)} learned {', '.join(known)}, not {formula}: {_ADVICE}"
+
+
+def with_current_warning(
+    warnings: Iterable[str], formula: str, weights: Mapping[str, Path | None]
+) -> list[str]:
+    """Return warnings of which the one about untrained weights is that of these weights.
+
+    The classifier may be chosen after the hexagons were found.
+    """
+    others = [line for line in warnings if not line.endswith(_ADVICE)]
+    current = untrained_warning(formula, weights)
+    return [*others, current] if current else others
+
+
+def _read_card(kind: str, path: Path | None) -> dict[str, Any]:
+    return json.loads((path or SHIPPED[kind]).with_suffix(".json").read_text(encoding="utf-8"))
+
+
+def _listed(record: Any, key: str) -> Iterator[Any]:
+    """Yield what a training set's record lists (of its labels) and what the sets in it do."""
+    if not isinstance(record, Mapping):
+        return
+    yield from record.get(key) or ()
+    for part in record.get("sets") or ():
+        yield from _listed(part, key)
