@@ -143,7 +143,10 @@ class CalibrateWidget(Pane):
     def set_calibration(self, calibration: Calibration, told: str) -> None:
         """Give the image a pixel size, and say what was done."""
         image = check_image(self.images.layer)
-        for layer in calibrate(self._viewer.layers, image, calibration):
+        before = np.array(image.scale[-2:])
+        counted = calibrate(self._viewer.layers, image, calibration)
+        self._keep_view(image.scale[-2:] / before)
+        for layer in counted:
             editor = editor_of(layer)
             if editor is not None:
                 editor.changed.emit()
@@ -167,6 +170,13 @@ class CalibrateWidget(Pane):
         self.lattice_line.setVisible(bool(self.lattice_line.text()))
         self.warning.setVisible(bool(self.warning.text()))
         self._show_line()
+
+    def _keep_view(self, grown: np.ndarray) -> None:
+        """Keep the same pixels in view where the world has grown by so much along y and x."""
+        camera = self._viewer.scene.camera
+        *front, y, x = camera.center
+        camera.center = (*front, y * grown[0], x * grown[1])
+        camera.zoom /= float(np.sqrt(abs(grown.prod())))
 
     def _show(self, calibration: Calibration, lattice: Lattice | None) -> None:
         size, material = calibration.pixel_size_nm, self.material_

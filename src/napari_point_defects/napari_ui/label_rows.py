@@ -36,7 +36,15 @@ if TYPE_CHECKING:
 
 _CORNERS = dict(zip(hexagon_tables.CORNER_COLUMNS, CORNER_COLUMNS, strict=True))
 
-_KEPT_SETTINGS = ("material", "trust_pixel_size", "sublattice_rank", "alpha", "beta", "min_score")
+_KEPT_SETTINGS = (
+    "material",
+    "trust_pixel_size",
+    "sublattice_rank",
+    "region",
+    "alpha",
+    "beta",
+    "min_score",
+)
 """Settings that mean the same on every computer; paths of weights do not."""
 
 
