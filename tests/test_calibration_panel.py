@@ -21,6 +21,7 @@ from qtpy.QtWidgets import QLabel
 from napari_point_defects import pipeline
 from napari_point_defects.calibration import choose_pixel_size
 from napari_point_defects.errors import PointDefectsError
+from napari_point_defects.labels.store import LabelStore
 from napari_point_defects.materials import get_material
 from napari_point_defects.napari_ui import calibrate_widget
 from napari_point_defects.napari_ui.calibrate_widget import BOTH, KEEP, CalibrateWidget
@@ -30,6 +31,8 @@ from napari_point_defects.napari_ui.image_layers import (
     pixel_size_nm,
     stem_image,
 )
+from napari_point_defects.napari_ui.label_resume import open_labels
+from napari_point_defects.napari_ui.labelling import labelling
 from napari_point_defects.napari_ui.links import CellsLink, HexagonsLink, link_of
 from napari_point_defects.napari_ui.region_layers import region_of
 from napari_point_defects.napari_ui.ruler_panel import LATTICE_CONSTANTS
@@ -85,7 +88,7 @@ def test_it_shows_the_size_its_source_and_the_lattice(panel, viewer, click):
     assert "MoTe2 has 0.3519 nm: 36.4% above" in panel.lattice_line.text()
     assert f"{RIGHT:.6g} nm" in panel.warning.text()
     assert pixel_size_nm(viewer.layers["field"]) == pytest.approx((0.02, 0.02))  # as it was
-    panel.material.setCurrentText("MoS2")  # another lattice to look for
+    panel.material.set("MoS2")  # another lattice to look for
     assert panel.lattice_line.isHidden()
 
 
@@ -334,7 +337,7 @@ def test_the_lattice_that_was_detected_is_used(panel, viewer, detect, run, click
     run(detect)
     viewer.layers.selection.active = viewer.layers["field"]
     panel.images.layer_changed.emit()
-    assert panel.material.currentText() == "WS2"
+    assert panel.material.get() == "WS2"
     assert "26.40 px" in panel.lattice_line.text()
 
 
@@ -476,3 +479,37 @@ def test_points_without_a_link_of_this_image_stay(panel, viewer, click):
     panel.editor.set_nm((0.03, 0.03))
     click(panel, panel.set_by_hand)
     np.testing.assert_allclose(other.scale, [0.02, 0.02])
+
+
+def test_the_store_of_labels_notes_the_pixel_size(
+    panel, viewer, classify, classified, data_folder, qtbot, click
+):
+    qtbot.waitUntil(lambda: labelling(viewer).last_saved != "")
+    viewer.layers.selection.active = viewer.layers["field"]
+    panel.editor.set_nm((0.03, 0.02))
+    click(panel, panel.set_by_hand)
+    with LabelStore(data_folder / "labels", create=False) as store:
+        (entry,) = store.images()
+        n_cells = len(store.cells(entry.id))
+    assert entry.pixel_size_nm == pytest.approx((0.03, 0.02))
+    assert entry.pixel_size_source == "user"
+    assert entry.settings["image_pixel_size_nm"] == pytest.approx([0.03, 0.02])
+    assert entry.settings["image_pixel_size_source"] == "user"
+    assert n_cells == len(classified.data)  # and no cell was touched
+
+
+def test_the_store_of_labels_keeps_the_region(viewer, detect, classify, run, data_folder, qtbot):
+    shape = [[[20, 30], [90, 130], [20, 130]]]
+    viewer.add_shapes(
+        shape, shape_type="polygon", name="mine", scale=(0.02, 0.02), units=("nm", "nm")
+    )
+    detect.regions.choose(viewer.layers["mine"])
+    run(detect)
+    run(classify)
+    qtbot.waitUntil(lambda: labelling(viewer).last_saved != "")
+    viewer.layers.clear()
+    with LabelStore(data_folder / "labels", create=False) as store:
+        (entry,) = store.images()
+        cells = open_labels(viewer, store, entry)
+    region = link_of(cells, CellsLink).settings.region
+    np.testing.assert_allclose(region, shape)

@@ -48,6 +48,7 @@ from napari_point_defects.napari_ui.pane import Pane
 from napari_point_defects.napari_ui.ruler import Ruler
 from napari_point_defects.napari_ui.ruler_panel import RulerPanel
 from napari_point_defects.napari_ui.run_panel import RunPanel, report_error
+from napari_point_defects.napari_ui.settings_editors import ChoiceEditor
 from napari_point_defects.napari_ui.size_editor import SizeEditor
 from napari_point_defects.napari_ui.viewers import own_viewer
 from napari_point_defects.records import Calibration, Lattice
@@ -79,8 +80,7 @@ class CalibrateWidget(Pane):
         self._viewer = viewer = own_viewer(napari_viewer)
         self._lattices: dict[tuple[Hashable, str], Lattice] = {}
         self.images = LayerChooser(viewer, lambda layer: isinstance(layer, Image), "open an image")
-        self.material = QComboBox()
-        self.material.addItems(list(MATERIALS))
+        self.material = ChoiceEditor(tuple(MATERIALS))
         self.material.setToolTip("<p>Its lattice constant is the ruler.</p>")
         self.size, self.lattice_line, self.warning = QLabel(), QLabel(), QLabel()
         self.message = QLabel()
@@ -112,7 +112,7 @@ class CalibrateWidget(Pane):
 
         self.images.layer_changed.connect(self._on_image)
         self.images.scale_changed.connect(self._on_scale)
-        self.material.currentTextChanged.connect(self.refresh)
+        self.material.changed.connect(self.refresh)
         self.from_file.clicked.connect(self._take_files)
         self.compare.clicked.connect(lambda: self._find(apply=False))
         self.find.run_requested.connect(lambda: self._find(apply=True))
@@ -126,11 +126,11 @@ class CalibrateWidget(Pane):
     @property
     def material_(self) -> Material:
         """The chosen material."""
-        return get_material(self.material.currentText())
+        return get_material(self.material.get())
 
     def lattice(self) -> Lattice | None:
         """Return the lattice of the image: as detected, or as found here; None if neither."""
-        layer, formula = self.images.layer, self.material.currentText()
+        layer, formula = self.images.layer, self.material.get()
         if layer is None:
             return None
         hexagons = own_layer(self._viewer.layers, layer.unique_id, HexagonsLink)
@@ -218,7 +218,7 @@ class CalibrateWidget(Pane):
             hexagons = own_layer(self._viewer.layers, layer.unique_id, HexagonsLink)
             if hexagons is not None:
                 formula = link_of(hexagons, HexagonsLink).settings.material
-                self.material.setCurrentText(formula)
+                self.material.set(formula)
         self._on_scale()
 
     def _on_scale(self) -> None:
@@ -272,7 +272,7 @@ class CalibrateWidget(Pane):
         def done(lattice: Lattice) -> None:
             self._lattices[key] = lattice
             self.find.say("")
-            if layer is not self.images.layer or key[1] != self.material.currentText():
+            if layer is not self.images.layer or key[1] != self.material.get():
                 return
             self.refresh()
             if apply:
