@@ -59,6 +59,7 @@ def test_manifest_names(manifest):
     assert manifest.name == "napari-point-defects"
     widgets = {widget.display_name for widget in manifest.contributions.widgets}
     assert widgets == {
+        "Calibrate",
         "Detect unit cells",
         "Classify point defects",
         "Cell inspector",

@@ -164,6 +164,30 @@ def test_calibration_of_the_file_is_kept_where_it_fits(field, networks):
     assert trusted.census["pixel_size_nm"] == pytest.approx([1.2 * size] * 2)
 
 
+@pytest.mark.parametrize("stretch", [0.2, -0.15])
+def test_pixels_that_are_not_square(networks, monkeypatch, stretch, tmp_path):
+    scene_settings = RECIPE.scene.model_copy(update={"stretch": stretch})
+    pixels, scene = simulate_recipe(RECIPE.model_copy(update={"scene": scene_settings}))
+    monkeypatch.setattr(pipeline, "_classifier", lambda weights, device: TrueClassifier(scene))
+    side, root = MOTE2.lattice_constant_nm / 18, np.sqrt(1 + stretch)
+    size = (side * root, side / root)  # wider columns: narrower pixels
+    told = analyze(image_of(pixels, pixel_size_nm=size, source="file"), AnalysisSettings())
+    assert (told.detection.pixel_size_nm, told.detection.pixel_size_source) == (size, "file")
+    assert told.detection.warnings == ()
+    # the area of a pixel is its height times its width
+    assert told.census["area_nm2"] == pytest.approx(len(told.cells) * MOTE2.cell_area_nm2, rel=0.01)
+    # without a calibration the area is the same, and the stretch is left to drift
+    untold = analyze(image_of(pixels), AnalysisSettings())
+    assert untold.census["area_nm2"] == pytest.approx(told.census["area_nm2"], rel=0.01)
+    # a file whose size is wrong and whose shape is right keeps its shape
+    wrong = tuple(1.4 * s for s in size)
+    mended = analyze(image_of(pixels, pixel_size_nm=wrong, source="file"), AnalysisSettings())
+    assert mended.detection.pixel_size_nm == pytest.approx(size, rel=0.01)
+    assert mended.detection.pixel_size_source == "lattice"
+    write_results(told, tmp_path)
+    assert (tmp_path / "field_overlay.png").exists()
+
+
 @pytest.mark.parametrize("change", ["partly NaN", "negative", "float64", "int64", "big-endian"])
 def test_unusual_numbers_give_the_same_cells(field, networks, change):
     pixels, _ = field

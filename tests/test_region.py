@@ -4,10 +4,11 @@ import json
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 from pydantic import ValidationError
 
-from napari_point_defects import pipeline
+from napari_point_defects import cli, pipeline
 from napari_point_defects.analysis_settings import AnalysisSettings
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.materials import MATERIALS
@@ -327,3 +328,39 @@ def test_hexagons_drawn_outside_bring_no_cells(field, networks):
     change = pipeline.reclassify(image, analysis.detection, analysis.cells, [every], settings)[0]
     assert inside_region(change.cells.centres_px, region).all()
     assert len(change.cells) == len(change.successor_of)
+
+
+def test_the_command_line_takes_a_region(field, networks, tmp_path, monkeypatch, capsys):
+    pixels, _ = field
+    image, region_file = tmp_path / "field.npy", tmp_path / "region.json"
+    np.save(image, pixels)
+    region_file.write_text(json.dumps({"polygons_px": [ROUND.tolist()]}))
+
+    def run(*arguments):
+        monkeypatch.setattr("sys.argv", ["point-defects", "analyze", str(image), *arguments])
+        try:
+            cli.main()
+        except SystemExit as ended:
+            return ended.code or 0
+        return 0
+
+    assert run("-o", str(tmp_path / "a"), "--region", str(region_file)) == 0
+    census = json.loads((tmp_path / "a" / "field_census.json").read_text(encoding="utf-8"))
+    assert census["area_nm2"] == pytest.approx(census["region"]["area_nm2"], rel=0.05)
+    cells = pd.read_csv(tmp_path / "a" / "field_cells.csv")
+    middles = (cells[["chalcogen_y", "chalcogen_x"]].to_numpy() + cells[["metal_y", "metal_x"]]) / 2
+    assert inside_region(middles.to_numpy(), as_region([ROUND])).all()
+    assert len(cells) == census["n_cells"]
+    # a census names the region of another analysis
+    again = str(tmp_path / "a" / "field_census.json")
+    assert run("-o", str(tmp_path / "b"), "--region", again) == 0
+    assert (tmp_path / "b" / "field_cells.csv").read_bytes() == (
+        tmp_path / "a" / "field_cells.csv"
+    ).read_bytes()
+    capsys.readouterr()
+    region_file.write_text("[[[1, 2]]]")
+    assert run("-o", str(tmp_path / "c"), "--region", str(region_file)) == 2
+    error = capsys.readouterr().err
+    assert "region.json holds no region: polygon 0 has no area" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "c").exists()

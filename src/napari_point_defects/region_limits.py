@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,8 @@ def hexagons_within(hexagons: Hexagons, region: Region | None) -> Hexagons:
         _BONDS[:, :1] * height[:, None] + _BONDS[:, 1:] * width[:, None]
     )  # (N, 2, 2)
     kept = inside_region(bonds.reshape(-1, 2), region).reshape(-1, 2).any(axis=1)
-    return Hexagons(hexagons.corners_px[kept], hexagons.scores[kept])
+    # whatever else is known of each
+    return replace(hexagons, **{f.name: getattr(hexagons, f.name)[kept] for f in fields(hexagons)})
 
 
 def cells_within(cells: UnitCells, region: Region | None) -> UnitCells:

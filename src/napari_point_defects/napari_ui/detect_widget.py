@@ -32,6 +32,8 @@ from napari_point_defects.napari_ui.links import (
 )
 from napari_point_defects.napari_ui.material_editors import MaterialEditor
 from napari_point_defects.napari_ui.pane import Pane
+from napari_point_defects.napari_ui.region_chooser import RegionChooser
+from napari_point_defects.napari_ui.region_layers import region_of
 from napari_point_defects.napari_ui.run_panel import RunPanel
 from napari_point_defects.napari_ui.settings_form import (
     SettingsForm,
@@ -70,6 +72,7 @@ class DetectWidget(Pane):
         super().__init__()
         self._viewer = viewer = own_viewer(napari_viewer)
         self.images = LayerChooser(viewer, lambda layer: isinstance(layer, Image), "open an image")
+        self.regions = RegionChooser(viewer)
         self.form = SettingsForm(
             pipeline.AnalysisSettings, MAIN_FIELDS, editors={"material": MaterialEditor}
         )
@@ -92,7 +95,9 @@ class DetectWidget(Pane):
         self._lay_out()
 
         self.run.run_requested.connect(self.detect)
+        self.regions.draw_requested.connect(self._draw_region)
         self.images.layer_changed.connect(self._show_pixel_size)
+        self.images.scale_changed.connect(self._show_pixel_size)
         self._show_pixel_size()
         box_correction(viewer)  # from now on, edited boxes become hexagons
 
@@ -105,6 +110,8 @@ class DetectWidget(Pane):
             If one is not allowed.
         """
         values = {**self.form.values(), **self.advanced.values()}
+        if self.regions.layer is not None and self.images.layer is not None:
+            values["region"] = region_of(self.regions.layer, self.images.layer)
         return make_settings(pipeline.AnalysisSettings, values)
 
     def detect(self) -> None:
@@ -174,7 +181,8 @@ class DetectWidget(Pane):
         self.run.say("")
         lattice, (height, width) = detection.lattice, detection.pixel_size_nm
         self.result.setText(
-            f"<b>{len(detection.hexagons):,} hexagons</b> of {settings.material}<br>"
+            f"<b>{len(detection.hexagons):,} hexagons</b> of {settings.material}"
+            f"{' in the region' if settings.region else ''}<br>"
             f"a = {lattice.a_px:.2f} px; lattice row at {lattice.angle_deg:.1f}°<br>"
             f"shear {100 * lattice.shear:.1f} %, stretch {100 * lattice.stretch:.1f} %<br>"
             f"pixel {height:.5f} × {width:.5f} nm (from the {detection.pixel_size_source})"
@@ -193,6 +201,13 @@ class DetectWidget(Pane):
         text = f"auto ({size[0]:.5f} in the image)" if size else "auto (from the lattice)"
         self.form.set_empty_text("pixel_size_nm", text)
 
+    def _draw_region(self) -> None:
+        try:
+            self.regions.start_drawing(check_image(self.images.layer))
+        except PointDefectsError as error:
+            self.run.fail(error)
+
     def _lay_out(self) -> None:
         self.form.layout_.insertRow(0, "Image", self.images)
+        self.form.layout_.insertRow(1, "Region", self.regions)
         self.stack(self.form, advanced_box(self.advanced), self.run, self.result, self.warnings)

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 AXES = ("y", "x")
 SOURCE_KEY = "napari-point-defects: file"
+CALIBRATION_KEY = "napari-point-defects: pixel size"
+"""What the user set, in a layer's metadata; the other key keeps what the file says."""
 
 
 def pixel_size_nm(layer: Layer) -> tuple[float, float] | None:
@@ -26,6 +28,31 @@ def pixel_size_nm(layer: Layer) -> tuple[float, float] | None:
             return None
         sizes.append(float((abs(scale) * unit).to("nm").magnitude))
     return sizes[0], sizes[1]
+
+
+def calibration_of(layer: Layer) -> Calibration:
+    """Return the layer's pixel size and where it comes from.
+
+    Raises
+    ------
+    PointDefectsError
+        If the layer's units are reciprocal.
+    """
+    if any(unit.is_compatible_with("1/nm") for unit in layer.units[-2:]):
+        raise PointDefectsError(
+            f"{layer.name!r} is a diffraction pattern (its units are {layer.units[-1]}): choose "
+            "an image"
+        )
+    size = pixel_size_nm(layer)
+    if size is None:
+        problem = layer.metadata.get(SOURCE_KEY, {}).get("pixel_size_problem", "")
+        return Calibration(None, "none", problem)
+    for key in (CALIBRATION_KEY, SOURCE_KEY):
+        noted = layer.metadata.get(key, {})
+        # a scale that was changed elsewhere since is not what was noted
+        if noted.get("pixel_size_nm") and np.allclose(noted["pixel_size_nm"], size, rtol=1e-6):
+            return Calibration(size, noted["pixel_size_source"])
+    return Calibration(size, "file")
 
 
 def check_image(layer: Layer | None) -> Image:
@@ -67,13 +94,12 @@ def stem_image(layer: Layer | None) -> StemImage:
     """
     layer = check_image(layer)
     data = layer.data[0] if layer.multiscale else layer.data
-    size = pixel_size_nm(layer)
     source = layer.metadata.get(SOURCE_KEY, {})
     return StemImage(
         data=np.asarray(data, dtype=np.float32),
         # files are named after it
         name=re.sub(r"[^\w.+-]+", "_", layer.name).strip("_.") or "image",
-        calibration=Calibration(size, "file" if size else "none"),
+        calibration=calibration_of(layer),
         path=source.get("path"),
         signal=source.get("signal", ""),
     )
@@ -90,6 +116,7 @@ def image_layer_data(image: StemImage, name: str | None = None) -> LayerDataTupl
                 "signal": image.signal,
                 "pixel_size_nm": image.calibration.pixel_size_nm,
                 "pixel_size_source": image.calibration.source,
+                "pixel_size_problem": image.calibration.problem,
             }
         },
     }

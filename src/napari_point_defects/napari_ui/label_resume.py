@@ -98,7 +98,8 @@ def _open_image(viewer: ViewerModel, store: LabelStore, entry: ImageEntry) -> Im
                 continue
     image = store.read_image(entry)
     size = entry.settings.get("image_pixel_size_nm")
-    calibration = Calibration(tuple(size), "file") if size else Calibration()
+    source = entry.settings.get("image_pixel_size_source", "file")
+    calibration = Calibration(tuple(size), source) if size else Calibration()
     image = replace(image, calibration=calibration)
     return viewer.add_layer(Layer.create(*image_layer_data(image, entry.name)))
 

@@ -33,10 +33,19 @@ from napari_point_defects.weights import SHIPPED
 
 if TYPE_CHECKING:
     from napari_point_defects.analysis_settings import AnalysisSettings
+    from napari_point_defects.records import Calibration
 
 _CORNERS = dict(zip(hexagon_tables.CORNER_COLUMNS, CORNER_COLUMNS, strict=True))
 
-_KEPT_SETTINGS = ("material", "trust_pixel_size", "sublattice_rank", "alpha", "beta", "min_score")
+_KEPT_SETTINGS = (
+    "material",
+    "trust_pixel_size",
+    "sublattice_rank",
+    "region",
+    "alpha",
+    "beta",
+    "min_score",
+)
 """Settings that mean the same on every computer; paths of weights do not."""
 
 
@@ -187,13 +196,15 @@ def changed_rows(before: pd.DataFrame, now: pd.DataFrame) -> tuple[pd.DataFrame,
     return now[now["revision"].to_numpy() != seen].reset_index(drop=True), gone
 
 
-def stored_settings(
-    settings: AnalysisSettings, image_pixel_size_nm: tuple[float, float] | None
-) -> dict[str, Any]:
+def stored_settings(settings: AnalysisSettings, calibration: Calibration) -> dict[str, Any]:
     """Return what the store keeps of an analysis besides its results."""
     kept = {name: getattr(settings, name) for name in _KEPT_SETTINGS}
-    size = None if image_pixel_size_nm is None else list(image_pixel_size_nm)
-    return {"analysis": kept, "image_pixel_size_nm": size}
+    size = calibration.pixel_size_nm
+    return {
+        "analysis": kept,
+        "image_pixel_size_nm": None if size is None else list(size),
+        "image_pixel_size_source": calibration.source,
+    }
 
 
 def weights_version(settings: AnalysisSettings) -> str:

@@ -31,7 +31,7 @@ from napari_point_defects.napari_ui.cell_rows import write_cells
 from napari_point_defects.napari_ui.cell_steps import editor_of
 from napari_point_defects.napari_ui.hexagon_editor import HexagonEditor
 from napari_point_defects.napari_ui.hexagon_tables import hexagon_table
-from napari_point_defects.napari_ui.image_layers import pixel_size_nm, stem_image
+from napari_point_defects.napari_ui.image_layers import stem_image
 from napari_point_defects.napari_ui.label_rows import (
     changed_rows,
     living,
@@ -53,6 +53,8 @@ from napari_point_defects.napari_ui.links import (
 if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Layer, Points, Shapes
+
+    from napari_point_defects.records import StemImage
 
 _TRIES = 3
 _NO_HEXAGONS = TableChanges(empty(HEXAGONS), empty(HEXAGONS))
@@ -113,8 +115,7 @@ class LabelSession(QObject):
         PointDefectsError
             If the store cannot be read or written.
         """
-        source = image_layer(self._layers, self.link.image_id)
-        image, detection = stem_image(source), self.link.detection
+        image = stem_image(image_layer(self._layers, self.link.image_id))
         known = self._store.find(image)
         if known is not None:
             self._cells = self._store.cells(known.id)
@@ -122,19 +123,24 @@ class LabelSession(QObject):
         self._editor = editor_of(self.layer)
         if len(self._cells):
             self._show_decisions(self._cells)
+        self._register(image)
+        # what a new run does not find was not deleted by anybody
+        table = from_named(self._table(), self.material)
+        self._write(table_changes(self._cells, table, deleted_ids=[]))
+        self._editor = None
+        self.attach()
+
+    def _register(self, image: StemImage) -> None:
+        """Let the store note the image, its lattice and its pixel size."""
+        detection = self.link.detection
         self.entry = self._store.register(
             image,
             material=self.material.formula,
             lattice=detection.lattice,
             pixel_size_nm=detection.pixel_size_nm,
             pixel_size_source=detection.pixel_size_source,
-            settings=stored_settings(self.link.settings, pixel_size_nm(source)),
+            settings=stored_settings(self.link.settings, image.calibration),
         )
-        # what a new run does not find was not deleted by anybody
-        table = from_named(self._table(), self.material)
-        self._write(table_changes(self._cells, table, deleted_ids=[]))
-        self._editor = None
-        self.attach()
 
     @property
     def _layers(self) -> Sequence[Layer]:
@@ -182,6 +188,10 @@ class LabelSession(QObject):
         """
         if self._busy or self.entry is None:
             return
+        if self.entry.pixel_size_nm != self.link.detection.pixel_size_nm:  # calibrated since
+            source = image_layer(self._layers, self.link.image_id)
+            if source is not None:
+                self._register(stem_image(source))
         for _ in range(_TRIES):
             changes = table_changes(
                 self._cells,

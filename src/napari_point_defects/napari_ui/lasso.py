@@ -16,6 +16,7 @@ from napari_point_defects.napari_ui.cell_editor import CellEditor
 from napari_point_defects.napari_ui.cell_rows import cell_ids
 from napari_point_defects.napari_ui.image_layers import placement
 from napari_point_defects.napari_ui.lifetime import listen
+from napari_point_defects.region import inside_region
 
 if TYPE_CHECKING:
     from napari import Viewer
@@ -95,11 +96,4 @@ def is_inside(points: np.ndarray, polygon: np.ndarray) -> np.ndarray:
     -------
     ndarray of shape (N,), bool
     """
-    y, x = np.asarray(points, float).T
-    inside = np.zeros(len(y), bool)
-    for (y0, x0), (y1, x1) in zip(polygon, np.roll(polygon, -1, axis=0), strict=True):
-        if y0 == y1:
-            continue
-        crosses = (y0 > y) != (y1 > y)
-        inside ^= crosses & (x < x0 + (y - y0) * (x1 - x0) / (y1 - y0))
-    return inside
+    return inside_region(points, (polygon,))

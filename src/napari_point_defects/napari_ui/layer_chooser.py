@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QComboBox, QSizePolicy
@@ -30,11 +31,14 @@ class LayerChooser(QComboBox):
     """
 
     layer_changed = Signal()
+    scale_changed = Signal()
+    """The chosen layer has another scale or other units."""
 
     def __init__(self, viewer: Viewer, accepts: Callable[[Layer], bool], empty: str) -> None:
         super().__init__()
         self._viewer, self._accepts = viewer, accepts
         self._layers: list[Layer] = []
+        self._heard: WeakSet[Layer] = WeakSet()
         self.setPlaceholderText(empty)
         # a long file name must not widen the dock
         self.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
@@ -64,6 +68,10 @@ class LayerChooser(QComboBox):
         """Read the viewer's layers again and keep the choice where it still exists."""
         chosen = self.layer
         layers = [layer for layer in self._viewer.layers if self._accepts(layer)]
+        for layer in layers:
+            if layer not in self._heard:
+                self._heard.add(layer)
+                listen(self, self._on_scale, layer.events.scale, layer.events.units)
         self.blockSignals(True)
         self._layers = layers
         self.clear()
@@ -74,6 +82,10 @@ class LayerChooser(QComboBox):
         self.blockSignals(False)
         if self.layer is not chosen:
             self.layer_changed.emit()
+
+    def _on_scale(self, event: Any) -> None:
+        if event.source is self.layer:
+            self.scale_changed.emit()
 
     def _follow(self, event: Any = None) -> None:
         active = self._viewer.layers.selection.active
