@@ -66,7 +66,7 @@ def correlation_length(
     def off(p: np.ndarray) -> np.ndarray:
         # a finite field hides its own mean: the correlation dips below 0 by p[1]
         model = (1 + p[1]) * np.exp(-(where**2) / (2 * np.exp(2 * p[0]))) - p[1]
-        return np.append((model - curve) / error, p[1] / 0.2)
+        return np.append((model - curve) / error, p[1] / 0.5)
 
     found = optimize.least_squares(off, [np.log(2.0), 0.0], bounds=([-2, -0.2], [5, 1]))
     length = float(np.exp(found.x[0]))
@@ -82,9 +82,10 @@ def contamination_level(
     level: np.ndarray,
     weight: np.ndarray,
     power: tuple[float, float],
+    seen: bool,
     absolute: Estimate,
-) -> tuple[Estimate, bool]:
-    """Return the mean intensity of the contamination and whether it is seen at all.
+) -> Estimate:
+    """Return the mean intensity of the contamination.
 
     Its unevenness is seen directly. What is even is part of the level between the columns, as
     are their tails and the black level: ``absolute`` is what those leave over.
@@ -95,22 +96,23 @@ def contamination_level(
         As in :func:`background_power`.
     power : (float, float)
         From :func:`background_power`.
+    seen : bool
+        Whether the background is uneven at all.
     absolute : Estimate
         Level between the columns less black level and the columns' own.
     """
-    seen = power[0] > max(4 * power[1], 0)
     spread = float(np.sqrt(max(power[0], 0.0)))
     top = float(np.sqrt(max(power[0] + 2 * power[1], 0.0)))
     if not seen:
         high = np.nanmax([absolute.high, 2 * top])
-        return Estimate(0.0, 0.0, max(float(high), 0.0)), False
+        return Estimate(0.0, 0.0, max(float(high), 0.0))
     # a field that is nowhere negative: its mean is at least what its darkest places lack
     good = weight > 0.5 * weight.max()
     dark = float(np.percentile(level[good], 3) - level[good].mean())
     shrink = spread / max(float(level[good].std()), 1e-30)
     least = max(-dark * shrink, 0.0)
     if not np.isfinite(absolute.value):
-        return Estimate(least, 0.5 * least, 4 * least), True
+        return Estimate(least, 0.5 * least, 4 * least)
     value = max(absolute.value, least)
     low = max(absolute.low, 0.6 * least)
-    return Estimate(value, min(low, value), max(absolute.high, 1.5 * least)), True
+    return Estimate(value, min(low, value), max(absolute.high, 1.5 * least))

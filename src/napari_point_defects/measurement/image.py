@@ -30,7 +30,7 @@ from napari_point_defects.measurement.noise import (
     gather,
     variance_line,
 )
-from napari_point_defects.measurement.probe import ColumnFit, fit_column
+from napari_point_defects.measurement.probe import fit_column
 from napari_point_defects.measurement.scan import (
     RowOffsets,
     Slopes,
@@ -162,6 +162,7 @@ class _Measuring:
             raise _TooLittle("the image is constant: nothing could be measured")
         self.tiles = tiles
         self.clipped = _clipped(values)
+        self.step = digitiser_step(values)
         self.fold = Fold(window, lattice, corner, tiles)
         self._check()
 
@@ -180,8 +181,15 @@ class _Measuring:
         histograms = self._histograms()
         noise, line = self._noise(histograms, rows)
         cell = self.cell if noise is None else _unclip(self.cell, histograms, noise)
-        column, found = self._column(cell, rows)
-        measurement = self._assemble(rows, noise, column, found, cell)
+        self._look_for_dirt()
+        found = self._column(cell, rows, noise)
+        if noise is not None and found and not self.dirty:
+            # clean crystal: what lies below the columns' own level is the black level
+            own = found["columns_level"]
+            error = np.hypot((own.high - own.low) / 3.92, _EVEN_DIRT * own.value)
+            noise = noise.with_offset(float(cell.values[0].real) - own.value, error)
+            found = self._column(cell, rows, noise)
+        measurement = self._assemble(rows, noise, found, cell)
         height = self.fold.data.shape[0]
         details = MeasurementDetails(
             cell.table(),
@@ -323,34 +331,45 @@ class _Measuring:
                 "read noise are those of uncorrelated noise as strong in one pixel"
             )
 
-    def _column(self, cell: MeanCell, rows: RowOffsets):
+    def _column(
+        self, cell: MeanCell, rows: RowOffsets, noise: NoiseFit | None
+    ) -> dict[str, Estimate]:
+        """Measure the image of one column: widths, brightness, contrast."""
         fold = self.fold
+        level = None
+        if noise is not None and not self.dirty:
+            above = float(cell.values[0].real) - noise.offset
+            level = (above, float(np.hypot(np.sqrt(noise.covariance[1, 1]), _EVEN_DIRT * above)))
         spread = fold.spread_of(cell, self.valid, self.residual, self.blocks)
         error = np.sqrt((np.abs(spread) ** 2).sum(axis=0))
         low, high = self.expected
         column = fit_column(
-            cell, error, self.pixel_size_nm, self.cell_area_px, float(np.sqrt(low * high))
+            cell,
+            error,
+            self.pixel_size_nm,
+            self.cell_area_px,
+            expected_ratio=float(np.sqrt(low * high)),
+            level=level,
         )
         if column is None:
             self.remarks.append("the columns stand out too little for their image to be measured")
-            return None, {}
+            return {}
         found = column.estimates(spread)
         # rows that could not be put in place widen the mean column along x
         wider = 8 * np.log(2) * rows.left_over() * self.pixel_size_nm[1] ** 2 / 2
         width = found["fwhm_nm"]
         factor = np.sqrt(max(1 - wider / width.value**2, 0.25))
         found["fwhm_nm"] = Estimate(*(factor * v for v in (width.value, width.low, width.high)))
-        return column, found
+        return found
 
     def _assemble(
         self,
         rows: RowOffsets,
         noise: NoiseFit | None,
-        column: ColumnFit | None,
         found: dict[str, Estimate],
         cell: MeanCell,
     ) -> Measurement:
-        gain, offset, read = _noise_estimates(noise)
+        gain, offset, read = _noise_estimates(noise, self.step)
         per_level = _inverse(gain)
         ratio = found.get("ratio", _NOTHING)
         dirt, length = self._contamination(found, offset, cell)
@@ -378,26 +397,38 @@ class _Measuring:
             remarks=tuple(self.remarks),
         )
 
+    def _look_for_dirt(self) -> None:
+        """Average the background over each tile, and tell whether it is uneven beyond noise."""
+        fold = self.fold
+        self.tile_weight = fold.tile_sums(np.ones(len(self.residual), np.float32), self.valid)
+        total = fold.tile_sums(self.residual, self.valid)
+        self.tile_level = total / np.maximum(self.tile_weight, 1)
+        noise = float(np.mean((self.values - self.expected_level) ** 2))
+        self.tile_power = background_power(self.tile_level, self.tile_weight, noise)
+        contrast = float(np.ptp(self.slopes.level))
+        seen = self.tile_power[0] > 4 * self.tile_power[1]
+        self.dirty = bool(seen and self.tile_power[0] > (_LEAST_DIRT * contrast) ** 2)
+
     def _contamination(self, found, offset: Estimate, cell: MeanCell):
         if not found:
             return _NOTHING, _NOTHING
-        fold = self.fold
-        weight = fold.tile_sums(np.ones(len(self.residual), np.float32), self.valid)
-        level = fold.tile_sums(self.residual, self.valid) / np.maximum(weight, 1)
-        noise = float(np.mean((self.values - self.expected_level) ** 2))
-        power = background_power(level, weight, noise)
         own = found["columns_level"]
         between = float(cell.values[0].real)
         half = 0.5 * np.hypot(offset.high - offset.low, own.high - own.low)
         absolute = between - offset.value - own.value
-        dirt, seen = contamination_level(
-            level, weight, power, Estimate(absolute, absolute - half, absolute + half)
+        dirt = contamination_level(
+            self.tile_level,
+            self.tile_weight,
+            self.tile_power,
+            self.dirty,
+            Estimate(absolute, absolute - half, absolute + half),
         )
         peak = max(found["x2_peak"].value, found["m_peak"].value)
         scaled = Estimate(*(v / peak for v in (dirt.value, dirt.low, dirt.high)))
-        if not seen:
+        if not self.dirty:
             return scaled, _NOTHING
-        length = correlation_length(level, weight, noise, power[0])
+        noise = float(np.mean((self.values - self.expected_level) ** 2))
+        length = correlation_length(self.tile_level, self.tile_weight, noise, self.tile_power[0])
         a_nm = self.lattice.a_px * float(np.sqrt(np.prod(self.pixel_size_nm)))
         return scaled, Estimate(*(v * a_nm for v in (length.value, length.low, length.high)))
 
@@ -411,6 +442,10 @@ class _Measuring:
 
 
 _OUTLIER = 3.5
+_LEAST_DIRT = 0.01
+"""Unevenness of the background, share of the cell's contrast, below which it is none."""
+_EVEN_DIRT = 0.02
+"""Share of the columns' level that dirt may add without showing any unevenness."""
 
 
 def _whole(cells: UnitCells) -> np.ndarray:
@@ -446,7 +481,9 @@ def _clipped(values: np.ndarray) -> tuple[float, float]:
         off = (values - end) * sign
         at = float((off < 0.5 * step).mean())
         beside = float(((off >= 0.5 * step) & (off < 3.5 * step)).mean()) / 3
-        ends.append(at if at > max(3 * beside, 20 / len(values)) else 0.0)
+        # a gap beside it: no count at all, where no read noise blurs it
+        piled = at > max(3 * beside, 20 / len(values)) and 3 * beside > 0.01 * at
+        ends.append(at if piled else 0.0)
     return ends[0], ends[1]
 
 
@@ -472,7 +509,7 @@ def _fitted_variance(noise: NoiseFit | None, line, histograms: Histograms) -> np
     return noise.gain * (histograms.mean - noise.offset) + noise.variance
 
 
-def _noise_estimates(noise: NoiseFit | None) -> tuple[Estimate, Estimate, Estimate]:
+def _noise_estimates(noise: NoiseFit | None, step: float) -> tuple[Estimate, Estimate, Estimate]:
     """Return gain, offset and read noise with intervals."""
     if noise is None:
         return _NOTHING, _NOTHING, _NOTHING
@@ -481,6 +518,8 @@ def _noise_estimates(noise: NoiseFit | None) -> tuple[Estimate, Estimate, Estima
     offset = Estimate(noise.offset, noise.offset - half[1], noise.offset + half[1])
     power = np.array([noise.variance, noise.variance - half[2], noise.variance + half[2]])
     read = Estimate(*(float(v) for v in np.sqrt(np.maximum(power, 0))))
+    if noise.variance < (0.8 * step) ** 2:
+        read = Estimate(read.value, 0.0, read.high)  # lost in the digitiser's steps
     return gain, offset, read
 
 

@@ -25,6 +25,8 @@ MOST_LEVELS = 512
 _LEAST_SIGMA = 0.3  # steps: below it read noise drowns in the digitiser's steps
 _TINY = 1e-9
 _GAIN_REACH = 0.2
+_MODEL_ERROR = 0.005
+"""Share of gain and dark signal that the model may miss."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,8 @@ class Histograms:
         Variance of the expected intensity within the band.
     slope : ndarray of shape (B,)
         Mean square of the expected intensity's slope along x [intensity² per px²].
+    reference : float
+        Mean intensity of all: there the variance is best known.
     """
 
     counts: np.ndarray
@@ -51,6 +55,19 @@ class Histograms:
     mean: np.ndarray
     expected_spread: np.ndarray
     slope: np.ndarray
+    reference: float
+
+    def take(self, bands: np.ndarray) -> Histograms:
+        """Return some of the bands."""
+        return Histograms(
+            self.counts[:, bands],
+            self.low,
+            self.step,
+            self.mean[bands],
+            self.expected_spread[bands],
+            self.slope[bands],
+            self.reference,
+        )
 
     @property
     def total(self) -> np.ndarray:
@@ -66,7 +83,10 @@ class Histograms:
     def clipped(self) -> np.ndarray:
         """Share of each band's pixels at the lowest and at the highest level, shape (B, 2)."""
         total = self.total
-        return total[:, [0, -1]] / np.maximum(total.sum(axis=1, keepdims=True), 1)
+        shares = total[:, [0, -1]] / np.maximum(total.sum(axis=1, keepdims=True), 1)
+        # where no read noise blurs it, no count at all is a spike at the end, with a gap beside it
+        beside = np.array([total[:, 1:4].sum(), total[:, -4:-1].sum()])
+        return shares * (beside > 0.01 * total[:, [0, -1]].sum(axis=0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +101,6 @@ class NoiseFit:
         Of (gain, offset, variance), from how the blocks of the image differ.
     mean : ndarray of shape (B,)
         Mean intensity of each band, had nothing been clipped.
-    misfit : float
-        How far the third moments lie from a Poisson law's, share of them; NaN where not seen.
     """
 
     gain: float
@@ -90,7 +108,17 @@ class NoiseFit:
     variance: float
     covariance: np.ndarray
     mean: np.ndarray
-    misfit: float
+
+    def with_offset(self, offset: float, error: float) -> NoiseFit:
+        """Return the fit once the offset is known from elsewhere, with that standard error."""
+        pull = self.covariance[:, 1] / (self.covariance[1, 1] + error**2)
+        gain, known, variance = np.array([self.gain, self.offset, self.variance]) + pull * (
+            offset - self.offset
+        )
+        covariance = self.covariance - np.outer(pull, self.covariance[1])
+        if not gain > 0.5 * self.gain:
+            return self
+        return NoiseFit(float(gain), float(known), max(float(variance), 0.0), covariance, self.mean)
 
 
 def digitiser_step(values: np.ndarray) -> float:
@@ -155,9 +183,10 @@ def gather(
     enough = number >= 200
     if enough.sum() < 5:
         return None
+    reference = float((number * mean)[enough].sum() / number[enough].sum())
     return Histograms(
-        counts[:, enough], low, step, mean[enough], within[enough], steep[enough]
-    )  # fmt: skip
+        counts[:, enough], low, step, mean[enough], within[enough], steep[enough], reference
+    )
 
 
 class _Model:
@@ -177,7 +206,8 @@ class _Model:
         spectrum = np.zeros((len(mean), len(self.frequency)), complex)
         turn = 2 * np.pi / data.step
         # steps of the digitiser fold higher frequencies back; two folds reach σ = 0.3 steps
-        folds = (0,) if variance > (0.9 * data.step) ** 2 else (-2, -1, 0, 1, 2)
+        sigma = np.sqrt(max(variance, 0.0)) / data.step
+        folds = (0,) if sigma > 0.9 else (-1, 0, 1) if sigma > 0.5 else (-2, -1, 0, 1, 2)
         base = data.low - self.pad * data.step
         for fold in folds:
             t = self.frequency + fold * turn
@@ -241,11 +271,7 @@ def fit_noise(data: Histograms, extra: np.ndarray) -> NoiseFit | None:
     """
     used = data.clipped.max(axis=1) < 0.6
     if used.sum() >= 5 and not used.all():
-        data = Histograms(
-            data.counts[:, used], data.low, data.step, data.mean[used],
-            data.expected_spread[used], data.slope[used],
-        )  # fmt: skip
-        extra = extra[used]
+        data, extra = data.take(np.flatnonzero(used)), extra[used]
     gain, intercept, variance = variance_line(data, extra)
     if not gain > 0:
         return None
@@ -257,7 +283,9 @@ def fit_noise(data: Histograms, extra: np.ndarray) -> NoiseFit | None:
     # the line's slope is no guess: a comb of half or twice the step is none of this image's
     bounds = np.log(gain) + np.array([-1, 1]) * _GAIN_REACH
     starts = _starts(data, gain, intercept, floor)
-    value = [_log_likelihood(model, total, start, mean, floor)[0] for start in starts]
+    few = data.take(np.arange(0, len(mean), 3))
+    rough, part = _Model(few, extra[::3]), few.total
+    value = [_log_likelihood(rough, part, start, mean[::3], floor)[0] for start in starts]
     best = (starts[int(np.argmax(value))], max(value))
     for _ in range(5 if clipped else 1):
         if clipped:
@@ -266,19 +294,17 @@ def fit_noise(data: Histograms, extra: np.ndarray) -> NoiseFit | None:
     theta = best[0]
     gain, offset, variance = _physical(theta, data, floor)
     covariance = _covariance(model, data, theta, mean, floor)
-    return NoiseFit(gain, offset, variance, covariance, mean, np.nan)
-
-
-def _reference(data: Histograms) -> float:
-    """Return the mean intensity about which the variance is held: there it is best known."""
-    number = data.total.sum(axis=1)
-    return float((number * data.mean).sum() / number.sum())
+    darkest = float(data.mean.min()) - offset
+    covariance[0, 0] += (_MODEL_ERROR * gain) ** 2
+    covariance[1, 1] += (_MODEL_ERROR * (darkest + gain)) ** 2
+    covariance[2, 2] += (_MODEL_ERROR * (variance + gain * darkest)) ** 2 + floor**2
+    return NoiseFit(gain, offset, variance, covariance, mean)
 
 
 def _physical(theta: np.ndarray, data: Histograms, floor: float) -> tuple[float, float, float]:
     """Turn (log gain, offset, variance at the reference) into gain, offset, read variance."""
     gain = float(np.exp(theta[0]))
-    return gain, float(theta[1]), float(theta[2] - gain * (_reference(data) - theta[1]))
+    return gain, float(theta[1]), float(theta[2] - gain * (data.reference - theta[1]))
 
 
 def _starts(data: Histograms, gain: float, intercept: float, floor: float) -> list[np.ndarray]:
@@ -287,11 +313,11 @@ def _starts(data: Histograms, gain: float, intercept: float, floor: float) -> li
     Where single counts stand apart, a small error of the gain puts the comb of counts out of
     step, and the likelihood has many tops: gains are tried so densely that one start is in step.
     """
-    middle = _reference(data)
+    middle = data.reference
     at = max(intercept + gain * middle, gain * 1e-3 + floor)
     darkest = float(data.mean.min())
     most = max(intercept + gain * darkest, 2 * floor)  # all noise of the darkest band
-    sigmas = np.sqrt(np.linspace(floor, 0.98 * most, 7))
+    sigmas = np.sqrt(np.linspace(floor, 0.98 * most, 6))
     counts = np.array([0.12, 0.2, 0.3]) * gain
     sigmas = np.unique(np.concatenate([sigmas, counts[(counts**2 > floor) & (counts**2 < most)]]))
     starts = []
@@ -308,7 +334,7 @@ def _bounded(theta: np.ndarray, data: Histograms, floor: float, bounds) -> np.nd
     """Keep the offset below the darkest band and the read noise above the floor."""
     theta = theta.copy()
     theta[0] = np.clip(theta[0], *bounds)
-    gain, middle = np.exp(theta[0]), _reference(data)
+    gain, middle = np.exp(theta[0]), data.reference
     theta[1] = min(theta[1], float(data.mean.min()) - 1e-3 * gain)
     theta[2] = max(theta[2], gain * (middle - theta[1]) + floor)
     return theta
@@ -402,7 +428,7 @@ def _covariance(model, data: Histograms, theta, mean, floor) -> np.ndarray:
     scale = np.sqrt(np.maximum(np.diag(fisher), 1e-30))
     inverse = np.linalg.pinv(fisher / np.outer(scale, scale), rcond=1e-10) / np.outer(scale, scale)
     by_theta = inverse @ middle @ inverse
-    gain, middle_level = np.exp(theta[0]), _reference(data)
+    gain, middle_level = np.exp(theta[0]), data.reference
     jacobian = np.array(
         [
             [gain, 0, 0],

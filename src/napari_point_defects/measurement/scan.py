@@ -12,6 +12,9 @@ from napari_point_defects.measured import Estimate
 from napari_point_defects.measurement.folding import Fold, MeanCell, smooth_field
 from napari_point_defects.records import Lattice
 
+_LEAST_PX = 0.01
+"""What an imperfect mean cell moves rows by."""
+
 
 @dataclass(frozen=True, slots=True)
 class RowOffsets:
@@ -143,7 +146,8 @@ def _spread(offset: np.ndarray, error: np.ndarray) -> Estimate:
             return outer
         return float(optimize.brentq(lambda s: cost(s) - least, inner, outer))
 
-    return Estimate(value, edge(value, 0.0) if value else 0.0, edge(value, top))
+    low = edge(value, 0.0) if value else 0.0
+    return Estimate(value, max(low - _LEAST_PX, 0.0), edge(value, top) + _LEAST_PX)
 
 
 def measure_distortion(
