@@ -75,7 +75,10 @@ def correlation_length(
     half = 1.96 * float(np.sqrt(inverse[0, 0] + 0.5 / max(patches, 1)))
     own = 1 / 12  # variance of a tile's extent along one direction, about
     clear = float(np.sqrt(max(length**2 - own, 0.01)))
-    return Estimate(clear, clear * np.exp(-half), clear * np.exp(half))
+    # what is coarser than a fifth of the field shows only its finer part
+    coarse = float(np.sqrt(good.sum())) / max(5 * length, 1e-9)
+    high = clear * np.exp(half) if coarse > 1 else np.inf
+    return Estimate(clear, clear * np.exp(-half), high)
 
 
 def contamination_level(
@@ -114,5 +117,7 @@ def contamination_level(
     if not np.isfinite(absolute.value):
         return Estimate(least, 0.5 * least, 4 * least)
     value = max(absolute.value, least)
-    low = max(absolute.low, 0.6 * least)
-    return Estimate(value, min(low, value), max(absolute.high, 1.5 * least))
+    # what was measured is a sample of a few clouds
+    sample = spread / np.sqrt(max(good.sum() / 50, 1))
+    low = max(absolute.low - sample, 0.6 * least)
+    return Estimate(value, min(low, value), max(absolute.high, 1.5 * least) + sample)

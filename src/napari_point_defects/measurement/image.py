@@ -444,7 +444,7 @@ class _Measuring:
 _OUTLIER = 3.5
 _LEAST_DIRT = 0.01
 """Unevenness of the background, share of the cell's contrast, below which it is none."""
-_EVEN_DIRT = 0.02
+_EVEN_DIRT = 0.01
 """Share of the columns' level that dirt may add without showing any unevenness."""
 
 

@@ -190,13 +190,17 @@ def gather(
 
 
 class _Model:
-    """Expected histograms for given gain, offset and read noise."""
+    """Expected histograms for given gain, offset and read noise.
+
+    ``beyond`` is the share of each band that the last ones asked for had beyond the ends.
+    """
 
     def __init__(self, data: Histograms, extra: np.ndarray) -> None:
         self.data, self.extra = data, extra
         levels = data.counts.shape[2]
         self.pad = levels // 2 + 8
         self.length = fft.next_fast_len(levels + 2 * self.pad)
+        self.beyond = np.zeros(len(data.mean))
         self.frequency = 2 * np.pi * np.arange(self.length // 2 + 1) / (self.length * data.step)
 
     def probabilities(self, gain, offset, variance, mean) -> np.ndarray:
@@ -224,8 +228,11 @@ class _Model:
         share = fft.irfft(spectrum.conj(), n=self.length, axis=1)
         inner = share[:, self.pad : self.pad + data.counts.shape[2]].copy()
         # all beyond the ends is read as the lowest and the highest value
-        inner[:, 0] += share[:, : self.pad].sum(axis=1)
-        inner[:, -1] += share[:, self.pad + data.counts.shape[2] :].sum(axis=1)
+        below = share[:, : self.pad].sum(axis=1)
+        above = share[:, self.pad + data.counts.shape[2] :].sum(axis=1)
+        inner[:, 0] += below
+        inner[:, -1] += above
+        self.beyond = np.clip(below + above, 0, 1)
         inner = np.maximum(inner, _TINY)
         return inner / inner.sum(axis=1, keepdims=True)
 
@@ -404,7 +411,7 @@ def _unclipped_mean(model, theta, mean, floor) -> np.ndarray:
     levels = data.levels
     for _ in range(4):
         shares = model.probabilities(*_physical(theta, data, floor), mean)
-        lost = np.minimum(shares[:, 0] + shares[:, -1], 0.9)
+        lost = np.minimum(model.beyond, 0.8)
         observed = data.total @ levels / data.total.sum(axis=1)
         mean = mean + (observed - shares @ levels) / (1 - lost)
         mean = np.maximum(mean, theta[1] + 1e-3 * np.exp(theta[0]))
