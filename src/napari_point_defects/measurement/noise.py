@@ -25,6 +25,7 @@ MOST_LEVELS = 512
 _LEAST_SIGMA = 0.3  # steps: below it read noise drowns in the digitiser's steps
 _TINY = 1e-9
 _GAIN_REACH = 0.2
+_FEW_LEVELS = 32
 _MODEL_ERROR = 0.005
 """Share of gain and dark signal that the model may miss."""
 
@@ -128,6 +129,11 @@ def digitiser_step(values: np.ndarray) -> float:
         return 0.0
     gaps = np.diff(sample)
     least = float(gaps.min())
+    whole = np.array_equal(sample, np.rint(sample))
+    if len(sample) < _FEW_LEVELS:  # they may be single counts, not the digitiser's steps
+        return 1.0 if whole else 0.0
+    if whole:
+        return float(np.gcd.reduce(gaps.astype(np.int64)))
     # float32 keeps 7 digits; a digitiser's steps stand out from rounding, and fit throughout
     if least <= 1e-5 * np.abs(sample).max():
         return 0.0
@@ -163,8 +169,13 @@ def gather(
         return None
     step = digitiser_step(values)
     fine = max((high - low) / (MOST_LEVELS - 1), spread / 8)
-    step = step * max(1, round(fine / step)) if step else fine
-    level = np.rint((values - low) / step).astype(np.int32)
+    if step:
+        group = max(1, round(fine / step))  # whole steps: rounding halves would make a comb
+        level = np.rint((values - low) / step).astype(np.int32) // group
+        low, step = low + (group - 1) / 2 * step, step * group
+    else:
+        step = fine
+        level = np.rint((values - low) / step).astype(np.int32)
     size = int(level.max()) + 1
     sample = expected[:: max(1, len(expected) // 100_000)]
     first, last = np.percentile(sample, [0.2, 99.8])
