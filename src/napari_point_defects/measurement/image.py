@@ -149,7 +149,7 @@ class _Measuring:
         rows, cols = choose_window(data.shape, cells.centres_px, lattice.a_px, MOST_PX)
         self.window = ((rows.start, cols.start), (rows.stop - rows.start, cols.stop - cols.start))
         corner = (rows.start, cols.start)
-        window = np.asarray(data[rows, cols], np.float32)
+        window, self.shift, self.scale = _in_own_units(np.asarray(data[rows, cols]))
         margin = 4 * lattice.a_px
         centres = cells.centres_px - np.array(corner)
         near = np.all((centres > -margin) & (centres < np.array(window.shape) + margin), axis=1)
@@ -192,10 +192,10 @@ class _Measuring:
         measurement = self._assemble(rows, noise, found, cell)
         height = self.fold.data.shape[0]
         details = MeasurementDetails(
-            cell.table(),
-            histograms.mean,
-            line[2],
-            _fitted_variance(noise, line, histograms),
+            cell.table() * self.scale + self.shift,
+            histograms.mean * self.scale + self.shift,
+            line[2] * self.scale**2,
+            _fitted_variance(noise, line, histograms) * self.scale**2,
             self.window[0][0] + np.arange(height),
             rows.offset_px,
             rows.error_px,
@@ -376,11 +376,11 @@ class _Measuring:
         shear, stretch = self._distortion()
         self.remarks += contrast_remarks(ratio, self.expected, self.material)
         return Measurement(
-            counts_per_level=per_level,
+            counts_per_level=_mapped(per_level, 1 / self.scale),
             poisson_lambda=_product(found.get("x2_peak", _NOTHING), per_level),
             column_counts=_product(found.get("x2_volume", _NOTHING), per_level),
-            read_noise=read,
-            offset=offset,
+            read_noise=_mapped(read, self.scale),
+            offset=_mapped(offset, self.scale, self.shift),
             clipped_low=self.clipped[0],
             clipped_high=self.clipped[1],
             probe_fwhm_nm=found.get("fwhm_nm", _NOTHING),
@@ -523,12 +523,30 @@ def _noise_estimates(noise: NoiseFit | None, step: float) -> tuple[Estimate, Est
     return gain, offset, read
 
 
+def _in_own_units(window: np.ndarray) -> tuple[np.ndarray, float, float]:
+    """Return intensities about 0 and near 1 in float32, and the shift and scale taken off.
+
+    Whole numbers stay what they are: their steps matter.
+    """
+    finite = window[np.isfinite(window)]
+    nothing = not len(finite) or not finite.max() > finite.min()
+    if nothing or (np.abs(finite).max() < 2**24 and np.array_equal(finite, np.rint(finite))):
+        return window.astype(np.float32), 0.0, 1.0
+    shift, scale = float(np.median(finite)), float(finite.std(dtype=float))
+    return ((window.astype(float) - shift) / scale).astype(np.float32), shift, scale
+
+
+def _mapped(estimate: Estimate, scale: float, shift: float = 0.0) -> Estimate:
+    """Return the estimate in the image's own units."""
+    return Estimate(*(v * scale + shift for v in (estimate.value, estimate.low, estimate.high)))
+
+
 def _inverse(estimate: Estimate) -> Estimate:
     return Estimate(1 / estimate.value, 1 / estimate.high, 1 / estimate.low)
 
 
 def _product(one: Estimate, other: Estimate) -> Estimate:
     """Return the product of two independent positive estimates."""
-    value = one.value * other.value
+    value = float(one.value * other.value)
     share = np.sqrt(sum(np.log(e.high / max(e.low, 1e-3 * e.value)) ** 2 for e in (one, other))) / 2
     return Estimate(value, value * float(np.exp(-share)), value * float(np.exp(share)))
