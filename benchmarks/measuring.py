@@ -30,7 +30,7 @@ from napari_point_defects.simulation.superposition import column_transforms
 
 RESULTS = Path(__file__).parent / "results"
 SEED = 40_417
-PER_SET = 12
+PER_SET = 8
 SETS = ("noise", "scan", "dirt", "everything")
 TOLERANCE = {
     "poisson_lambda": 0.10,

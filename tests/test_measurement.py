@@ -13,8 +13,8 @@ from napari_point_defects.cli.measurement import ROWS, print_measurement
 from napari_point_defects.materials import DefectClass, get_material
 from napari_point_defects.measured import Estimate, Measurement
 from napari_point_defects.measurement.contrast import contrast_remarks, expected_contrast
+from napari_point_defects.measurement.histograms import digitiser_step
 from napari_point_defects.measurement.image import measure_image, measure_in_detail
-from napari_point_defects.measurement.noise import digitiser_step
 from napari_point_defects.records import Lattice, StemImage, UnitCells
 from napari_point_defects.simulation.columns import load_columns
 from napari_point_defects.simulation.noise import NoiseSettings, add_noise
