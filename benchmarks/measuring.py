@@ -80,8 +80,9 @@ class Case:
             "offset": noise.black_level * self._scale,
             "probe_fwhm_nm": column_fwhm_nm(settings),
             "jitter_px": settings.jitter_a * settings.a_px,
-            "shear": settings.shear,
-            "stretch": settings.stretch,
+            # slow drift adds a shear and a stretch of its own
+            "shear": np.nan if settings.drift_a else settings.shear,
+            "stretch": np.nan if settings.drift_a else settings.stretch,
             "contamination": settings.contamination,
             "contamination_length_nm": settings.contamination_length_nm if dirty else np.nan,
             "contrast_ratio": column_ratio(settings),

@@ -65,10 +65,15 @@ def correlation_length(
 
     def off(p: np.ndarray) -> np.ndarray:
         # a finite field hides its own mean: the correlation dips below 0 by p[1]
-        model = (1 + p[1]) * np.exp(-(where**2) / (2 * np.exp(2 * p[0]))) - p[1]
-        return np.append((model - curve) / error, p[1] / 0.5)
+        shape = (1 + p[1]) * np.exp(-(where**2) / (2 * np.exp(2 * p[0]))) - p[1]
+        model = np.exp(p[2]) * shape
+        return np.concatenate([(model - curve) / error, [p[1] / 0.5, p[2] / 0.3]])
 
-    found = optimize.least_squares(off, [np.log(2.0), 0.0], bounds=([-2, -0.2], [5, 1]))
+    # lag 0 holds what is not dirt, too: its height is free
+    where, curve, error = where[1:], curve[1:], error[1:]
+    found = optimize.least_squares(
+        off, [np.log(2.0), 0.0, 0.0], bounds=([-2, -0.2, -1.5], [5, 1, 0.2])
+    )
     length = float(np.exp(found.x[0]))
     inverse = np.linalg.pinv(found.jac.T @ found.jac)
     patches = good.sum() / max(2 * np.pi * length**2, 1)

@@ -243,7 +243,8 @@ class _Measuring:
         return found
 
     def _noise(self, histograms: Histograms, rows: RowOffsets):
-        extra = rows.left_over() * histograms.slope
+        # each row was put in place by its own noise, which took that share of it away
+        extra = -rows.left_over() * histograms.slope
         line = variance_line(histograms, extra)
         noise = fit_noise(histograms, extra)
         if noise is None:

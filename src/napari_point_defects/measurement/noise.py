@@ -80,6 +80,7 @@ class _Model:
         data = self.data
         signal = np.maximum(mean - offset, 1e-3 * gain)
         spectrum = np.zeros((len(mean), len(self.frequency)), complex)
+        blur = np.maximum(variance + self.extra, 0.5 * variance)
         turn = 2 * np.pi / data.step
         # steps of the digitiser fold higher frequencies back; two folds reach σ = 0.3 steps
         sigma = np.sqrt(max(variance, 0.0)) / data.step
@@ -93,7 +94,7 @@ class _Model:
                 1j * t * (offset - base)
                 + (signal / gain)[:, None] * count
                 + (data.expected_spread / (2 * gain**2))[:, None] * within**2
-                - 0.5 * t**2 * (variance + self.extra)[:, None]
+                - 0.5 * t**2 * blur[:, None]
             )
             box = np.sinc(t * data.step / (2 * np.pi))
             spectrum += np.exp(np.minimum(exponent.real, 0) + 1j * exponent.imag) * box
@@ -116,7 +117,7 @@ def fit_noise(data: Histograms, extra: np.ndarray) -> NoiseFit | None:
     ----------
     data : Histograms
     extra : ndarray of shape (B,)
-        Variance of each band that is known not to be noise (rows out of place).
+        Variance of each band beyond noise: negative where putting rows in place took noise off.
 
     Returns
     -------

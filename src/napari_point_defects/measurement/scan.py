@@ -15,6 +15,9 @@ from napari_point_defects.records import Lattice
 _LEAST_PX = 0.01
 """What an imperfect mean cell moves rows by."""
 
+_LEAST_DISTORTION = 3e-4
+"""What an imperfect mean cell moves shear and stretch by."""
+
 
 @dataclass(frozen=True, slots=True)
 class RowOffsets:
@@ -202,5 +205,5 @@ def _propagated(lattice: Lattice, name: str, error: np.ndarray) -> Estimate:
         step[index] = error[index]
         moved = Lattice(lattice.origin_px, lattice.matrix_px + step)
         variance += (getattr(moved, name) - value) ** 2
-    half = 1.96 * np.sqrt(variance)
+    half = 1.96 * np.sqrt(variance + _LEAST_DISTORTION**2)
     return Estimate(value, value - half, value + half)
