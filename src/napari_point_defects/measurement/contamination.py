@@ -65,26 +65,35 @@ def correlation_length(
 
     def off(p: np.ndarray) -> np.ndarray:
         # a finite field hides its own mean: the correlation dips below 0 by p[1]
-        model = (1 + p[1]) * np.exp(-(where**2) / (2 * np.exp(2 * p[0]))) - p[1]
-        return np.append((model - curve) / error, p[1] / 0.2)
+        shape = (1 + p[1]) * np.exp(-(where**2) / (2 * np.exp(2 * p[0]))) - p[1]
+        model = np.exp(p[2]) * shape
+        return np.concatenate([(model - curve) / error, [p[1] / 0.5, p[2] / 0.3]])
 
-    found = optimize.least_squares(off, [np.log(2.0), 0.0], bounds=([-2, -0.2], [5, 1]))
+    # lag 0 holds what is not dirt, too: its height is free
+    where, curve, error = where[1:], curve[1:], error[1:]
+    found = optimize.least_squares(
+        off, [np.log(2.0), 0.0, 0.0], bounds=([-2, -0.2, -1.5], [5, 1, 0.2])
+    )
     length = float(np.exp(found.x[0]))
     inverse = np.linalg.pinv(found.jac.T @ found.jac)
     patches = good.sum() / max(2 * np.pi * length**2, 1)
     half = 1.96 * float(np.sqrt(inverse[0, 0] + 0.5 / max(patches, 1)))
     own = 1 / 12  # variance of a tile's extent along one direction, about
     clear = float(np.sqrt(max(length**2 - own, 0.01)))
-    return Estimate(clear, clear * np.exp(-half), clear * np.exp(half))
+    # what is coarser than a fifth of the field shows only its finer part
+    coarse = float(np.sqrt(good.sum())) / max(5 * length, 1e-9)
+    high = clear * np.exp(half) if coarse > 1 else np.inf
+    return Estimate(clear, clear * np.exp(-half), high)
 
 
 def contamination_level(
     level: np.ndarray,
     weight: np.ndarray,
     power: tuple[float, float],
+    seen: bool,
     absolute: Estimate,
-) -> tuple[Estimate, bool]:
-    """Return the mean intensity of the contamination and whether it is seen at all.
+) -> Estimate:
+    """Return the mean intensity of the contamination.
 
     Its unevenness is seen directly. What is even is part of the level between the columns, as
     are their tails and the black level: ``absolute`` is what those leave over.
@@ -95,22 +104,25 @@ def contamination_level(
         As in :func:`background_power`.
     power : (float, float)
         From :func:`background_power`.
+    seen : bool
+        Whether the background is uneven at all.
     absolute : Estimate
         Level between the columns less black level and the columns' own.
     """
-    seen = power[0] > max(4 * power[1], 0)
     spread = float(np.sqrt(max(power[0], 0.0)))
     top = float(np.sqrt(max(power[0] + 2 * power[1], 0.0)))
     if not seen:
         high = np.nanmax([absolute.high, 2 * top])
-        return Estimate(0.0, 0.0, max(float(high), 0.0)), False
+        return Estimate(0.0, 0.0, max(float(high), 0.0))
     # a field that is nowhere negative: its mean is at least what its darkest places lack
     good = weight > 0.5 * weight.max()
     dark = float(np.percentile(level[good], 3) - level[good].mean())
     shrink = spread / max(float(level[good].std()), 1e-30)
     least = max(-dark * shrink, 0.0)
     if not np.isfinite(absolute.value):
-        return Estimate(least, 0.5 * least, 4 * least), True
+        return Estimate(least, 0.5 * least, 4 * least)
     value = max(absolute.value, least)
-    low = max(absolute.low, 0.6 * least)
-    return Estimate(value, min(low, value), max(absolute.high, 1.5 * least)), True
+    # what was measured is a sample of a few clouds
+    sample = spread / np.sqrt(max(good.sum() / 50, 1))
+    low = max(absolute.low - sample, 0.6 * least)
+    return Estimate(value, min(low, value), max(absolute.high, 1.5 * least) + sample)

@@ -19,7 +19,7 @@ from napari_point_defects.records import Lattice, UnitCells
 
 TABLE = 256
 """Samples along each side of a tabulated mean cell: fine enough to look up the nearest."""
-_BINS = 64
+_BINS = 32
 _MOST_SHELL = 31  # h² + hk + k² of the finest harmonic: 0.18 a between its crests
 _FINEST = 0.45  # cycles per pixel
 _SPOILT_A = 0.7  # from there on a missing column changes the signal by a hundredth of its peak

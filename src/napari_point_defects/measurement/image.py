@@ -15,6 +15,13 @@ from napari_point_defects.measurement.contamination import (
     correlation_length,
 )
 from napari_point_defects.measurement.contrast import contrast_remarks, expected_contrast
+from napari_point_defects.measurement.estimates import (
+    NOTHING,
+    inverse,
+    mapped,
+    noise_estimates,
+    product,
+)
 from napari_point_defects.measurement.folding import (
     TABLE,
     Fold,
@@ -22,21 +29,23 @@ from napari_point_defects.measurement.folding import (
     choose_window,
     lay_tiles,
 )
-from napari_point_defects.measurement.noise import (
+from napari_point_defects.measurement.histograms import (
     Histograms,
-    NoiseFit,
+    clipped_shares,
     digitiser_step,
-    fit_noise,
     gather,
+    in_own_units,
     variance_line,
 )
-from napari_point_defects.measurement.probe import ColumnFit, fit_column
+from napari_point_defects.measurement.noise import (
+    NoiseFit,
+    fit_noise,
+)
+from napari_point_defects.measurement.probe import fit_column
+from napari_point_defects.measurement.registration import Registration
 from napari_point_defects.measurement.scan import (
     RowOffsets,
-    Slopes,
-    follow_displacement,
     measure_distortion,
-    measure_rows,
 )
 from napari_point_defects.records import Lattice, UnitCells
 
@@ -45,7 +54,6 @@ MOST_PX = 1_000_000
 _LEAST_CELLS = 25
 _BLOCKS = 5  # along each side: how they differ gives the errors
 _BACKGROUND_A = 0.35
-_NOTHING = Estimate(np.nan, np.nan, np.nan)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +137,7 @@ def nothing_measured(expected: tuple[float, float], reason: str) -> Measurement:
     """Return a measurement that tells nothing but why."""
     nan = float("nan")
     return Measurement(
-        *[_NOTHING] * 5, nan, nan, *[_NOTHING] * 9, expected_contrast=expected, cells=0,
+        *[NOTHING] * 5, nan, nan, *[NOTHING] * 9, expected_contrast=expected, cells=0,
         remarks=(reason,),
     )  # fmt: skip
 
@@ -149,7 +157,7 @@ class _Measuring:
         rows, cols = choose_window(data.shape, cells.centres_px, lattice.a_px, MOST_PX)
         self.window = ((rows.start, cols.start), (rows.stop - rows.start, cols.stop - cols.start))
         corner = (rows.start, cols.start)
-        window = np.asarray(data[rows, cols], np.float32)
+        window, self.shift, self.scale = in_own_units(np.asarray(data[rows, cols]))
         margin = 4 * lattice.a_px
         centres = cells.centres_px - np.array(corner)
         near = np.all((centres > -margin) & (centres < np.array(window.shape) + margin), axis=1)
@@ -161,7 +169,8 @@ class _Measuring:
         if not len(values) or not values.max() > values.min():
             raise _TooLittle("the image is constant: nothing could be measured")
         self.tiles = tiles
-        self.clipped = _clipped(values)
+        self.clipped = clipped_shares(values)
+        self.step = digitiser_step(values)
         self.fold = Fold(window, lattice, corner, tiles)
         self._check()
 
@@ -175,92 +184,35 @@ class _Measuring:
 
     def run(self) -> tuple[Measurement, MeasurementDetails]:
         """Go through all steps."""
-        rows = self._register()
+        register = Registration(self.fold, self.lattice)
+        rows = register.run()
+        self.cell, self.slopes = register.cell, register.slopes
+        self._check()
         self._flatten()
         histograms = self._histograms()
         noise, line = self._noise(histograms, rows)
         cell = self.cell if noise is None else _unclip(self.cell, histograms, noise)
-        column, found = self._column(cell, rows)
-        measurement = self._assemble(rows, noise, column, found, cell)
+        self._look_for_dirt()
+        found = self._column(cell, rows, noise)
+        if noise is not None and found and not self.dirty:
+            # clean crystal: what lies below the columns' own level is the black level
+            own = found["columns_level"]
+            error = np.hypot((own.high - own.low) / 3.92, _EVEN_DIRT * own.value)
+            noise = noise.with_offset(float(cell.values[0].real) - own.value, error)
+            found = self._column(cell, rows, noise)
+        measurement = self._assemble(rows, noise, found, cell)
         height = self.fold.data.shape[0]
         details = MeasurementDetails(
-            cell.table(),
-            histograms.mean,
-            line[2],
-            _fitted_variance(noise, line, histograms),
+            cell.table() * self.scale + self.shift,
+            histograms.mean * self.scale + self.shift,
+            line[2] * self.scale**2,
+            _fitted_variance(noise, line, histograms) * self.scale**2,
             self.window[0][0] + np.arange(height),
             rows.offset_px,
             rows.error_px,
             self.window,
         )
         return measurement, details
-
-    def _register(self) -> RowOffsets:
-        """Follow the crystal's displacement and the rows' jitter, and fold the image sharply."""
-        fold = self.fold
-        valid = fold.valid
-        self.cell = fold.mean_cell(valid, fold.data[valid])
-        self._reject_outliers(valid)
-        for last in (False, True):
-            valid = fold.valid
-            slopes = Slopes(self.cell)
-            follow_displacement(fold, slopes, valid)
-            fold.place()
-            valid = fold.valid
-            rows = measure_rows(fold, slopes, valid, self._variance(slopes, valid))
-            if rows.jitter_px.value > 0:
-                fold.row_offset_px = rows.correction()
-                fold.place()
-                valid = fold.valid
-            self.cell = fold.mean_cell(valid, fold.data[valid])
-            if not last:
-                self._reject_outliers(valid)
-        self._check()
-        slopes = Slopes(self.cell)
-        valid = fold.valid
-        self.variance = self._variance(slopes, valid)
-        rows = measure_rows(fold, slopes, valid, self.variance)
-        self.slopes = slopes
-        return rows
-
-    def _variance(self, slopes: Slopes, valid: np.ndarray) -> tuple[float, float]:
-        """Return a rough line of the noise's variance against the level, from neighbours in x."""
-        fold = self.fold
-        pairs = valid[:, 1:] & valid[:, :-1]
-        residual = fold.data - slopes.level[fold.cell]
-        jump = (residual[:, 1:] - residual[:, :-1])[pairs]
-        level = slopes.level[fold.cell[:, 1:]][pairs]
-        power = 0.5 * jump * jump
-        middle = np.median(level)
-        low, high = (float(power[level <= middle].mean()), float(power[level > middle].mean()))
-        at = (float(level[level <= middle].mean()), float(level[level > middle].mean()))
-        growth = max((high - low) / max(at[1] - at[0], 1e-12), 0.0)
-        return max(low - growth * at[0], -growth * float(level.min()) + 0.1 * low), growth
-
-    def _reject_outliers(self, valid: np.ndarray) -> None:
-        """Leave out columns whose brightness stands out: wrongly classed, or not classed."""
-        fold = self.fold
-        level = self.cell.table().ravel()
-        site = _site_table()
-        residual = np.where(valid, fold.data - level[fold.cell], 0)
-        count = fold.tile_sums(np.ones(valid.sum(), np.float32), valid)
-        mean = fold.tile_sums(residual[valid], valid) / np.maximum(count, 1)
-        nodes = np.argwhere(np.ones(fold.usable.shape, bool)) + fold.tiles.corner
-        for kind, fraction in ((1, 2 / 3), (2, 1 / 3)):
-            near = valid & (site[fold.cell] == kind)
-            number = fold.tile_sums(np.ones(near.sum(), np.float32), near)
-            total = fold.tile_sums(residual[near], near)
-            off = total / np.maximum(number, 1) - mean
-            known = (number > 0.5 * number.max()) & fold.usable
-            if known.sum() < 20:
-                continue
-            middle = np.median(off[known])
-            spread = 1.4826 * np.median(np.abs(off[known] - middle))
-            strange = known & (np.abs(off - middle) > _OUTLIER * spread)
-            if strange.any() and strange.sum() < 0.4 * known.sum():
-                where = nodes[strange.ravel()] + fraction
-                moved = where @ np.linalg.inv(fold.per_px) + self.lattice.origin_px
-                fold.spoil(moved + fold.displacement_px[strange])
 
     def _flatten(self) -> None:
         """Find the slowly varying background and with it the expected intensity of each pixel."""
@@ -291,7 +243,8 @@ class _Measuring:
         return found
 
     def _noise(self, histograms: Histograms, rows: RowOffsets):
-        extra = rows.left_over() * histograms.slope
+        # each row was put in place by its own noise, which took that share of it away
+        extra = -rows.left_over() * histograms.slope
         line = variance_line(histograms, extra)
         noise = fit_noise(histograms, extra)
         if noise is None:
@@ -323,50 +276,61 @@ class _Measuring:
                 "read noise are those of uncorrelated noise as strong in one pixel"
             )
 
-    def _column(self, cell: MeanCell, rows: RowOffsets):
+    def _column(
+        self, cell: MeanCell, rows: RowOffsets, noise: NoiseFit | None
+    ) -> dict[str, Estimate]:
+        """Measure the image of one column: widths, brightness, contrast."""
         fold = self.fold
+        level = None
+        if noise is not None and not self.dirty:
+            above = float(cell.values[0].real) - noise.offset
+            level = (above, float(np.hypot(np.sqrt(noise.covariance[1, 1]), _EVEN_DIRT * above)))
         spread = fold.spread_of(cell, self.valid, self.residual, self.blocks)
         error = np.sqrt((np.abs(spread) ** 2).sum(axis=0))
         low, high = self.expected
         column = fit_column(
-            cell, error, self.pixel_size_nm, self.cell_area_px, float(np.sqrt(low * high))
+            cell,
+            error,
+            self.pixel_size_nm,
+            self.cell_area_px,
+            expected_ratio=float(np.sqrt(low * high)),
+            level=level,
         )
         if column is None:
             self.remarks.append("the columns stand out too little for their image to be measured")
-            return None, {}
+            return {}
         found = column.estimates(spread)
         # rows that could not be put in place widen the mean column along x
         wider = 8 * np.log(2) * rows.left_over() * self.pixel_size_nm[1] ** 2 / 2
         width = found["fwhm_nm"]
         factor = np.sqrt(max(1 - wider / width.value**2, 0.25))
         found["fwhm_nm"] = Estimate(*(factor * v for v in (width.value, width.low, width.high)))
-        return column, found
+        return found
 
     def _assemble(
         self,
         rows: RowOffsets,
         noise: NoiseFit | None,
-        column: ColumnFit | None,
         found: dict[str, Estimate],
         cell: MeanCell,
     ) -> Measurement:
-        gain, offset, read = _noise_estimates(noise)
-        per_level = _inverse(gain)
-        ratio = found.get("ratio", _NOTHING)
+        gain, offset, read = noise_estimates(noise, self.step)
+        per_level = inverse(gain)
+        ratio = found.get("ratio", NOTHING)
         dirt, length = self._contamination(found, offset, cell)
         shear, stretch = self._distortion()
         self.remarks += contrast_remarks(ratio, self.expected, self.material)
         return Measurement(
-            counts_per_level=per_level,
-            poisson_lambda=_product(found.get("x2_peak", _NOTHING), per_level),
-            column_counts=_product(found.get("x2_volume", _NOTHING), per_level),
-            read_noise=read,
-            offset=offset,
+            counts_per_level=mapped(per_level, 1 / self.scale),
+            poisson_lambda=product(found.get("x2_peak", NOTHING), per_level),
+            column_counts=product(found.get("x2_volume", NOTHING), per_level),
+            read_noise=mapped(read, self.scale),
+            offset=mapped(offset, self.scale, self.shift),
             clipped_low=self.clipped[0],
             clipped_high=self.clipped[1],
-            probe_fwhm_nm=found.get("fwhm_nm", _NOTHING),
-            tail_fraction=found.get("tail", _NOTHING),
-            tail_fwhm_nm=found.get("tail_fwhm_nm", _NOTHING),
+            probe_fwhm_nm=found.get("fwhm_nm", NOTHING),
+            tail_fraction=found.get("tail", NOTHING),
+            tail_fwhm_nm=found.get("tail_fwhm_nm", NOTHING),
             jitter_px=rows.jitter_px,
             shear=shear,
             stretch=stretch,
@@ -378,26 +342,38 @@ class _Measuring:
             remarks=tuple(self.remarks),
         )
 
+    def _look_for_dirt(self) -> None:
+        """Average the background over each tile, and tell whether it is uneven beyond noise."""
+        fold = self.fold
+        self.tile_weight = fold.tile_sums(np.ones(len(self.residual), np.float32), self.valid)
+        total = fold.tile_sums(self.residual, self.valid)
+        self.tile_level = total / np.maximum(self.tile_weight, 1)
+        noise = float(np.mean((self.values - self.expected_level) ** 2))
+        self.tile_power = background_power(self.tile_level, self.tile_weight, noise)
+        contrast = float(np.ptp(self.slopes.level))
+        seen = self.tile_power[0] > 4 * self.tile_power[1]
+        self.dirty = bool(seen and self.tile_power[0] > (_LEAST_DIRT * contrast) ** 2)
+
     def _contamination(self, found, offset: Estimate, cell: MeanCell):
         if not found:
-            return _NOTHING, _NOTHING
-        fold = self.fold
-        weight = fold.tile_sums(np.ones(len(self.residual), np.float32), self.valid)
-        level = fold.tile_sums(self.residual, self.valid) / np.maximum(weight, 1)
-        noise = float(np.mean((self.values - self.expected_level) ** 2))
-        power = background_power(level, weight, noise)
+            return NOTHING, NOTHING
         own = found["columns_level"]
         between = float(cell.values[0].real)
         half = 0.5 * np.hypot(offset.high - offset.low, own.high - own.low)
         absolute = between - offset.value - own.value
-        dirt, seen = contamination_level(
-            level, weight, power, Estimate(absolute, absolute - half, absolute + half)
+        dirt = contamination_level(
+            self.tile_level,
+            self.tile_weight,
+            self.tile_power,
+            self.dirty,
+            Estimate(absolute, absolute - half, absolute + half),
         )
         peak = max(found["x2_peak"].value, found["m_peak"].value)
         scaled = Estimate(*(v / peak for v in (dirt.value, dirt.low, dirt.high)))
-        if not seen:
-            return scaled, _NOTHING
-        length = correlation_length(level, weight, noise, power[0])
+        if not self.dirty:
+            return scaled, NOTHING
+        noise = float(np.mean((self.values - self.expected_level) ** 2))
+        length = correlation_length(self.tile_level, self.tile_weight, noise, self.tile_power[0])
         a_nm = self.lattice.a_px * float(np.sqrt(np.prod(self.pixel_size_nm)))
         return scaled, Estimate(*(v * a_nm for v in (length.value, length.low, length.high)))
 
@@ -410,7 +386,10 @@ class _Measuring:
         )
 
 
-_OUTLIER = 3.5
+_LEAST_DIRT = 0.01
+"""Unevenness of the background, share of the cell's contrast, below which it is none."""
+_EVEN_DIRT = 0.01
+"""Share of the columns' level that dirt may add without showing any unevenness."""
 
 
 def _whole(cells: UnitCells) -> np.ndarray:
@@ -421,33 +400,10 @@ def _whole(cells: UnitCells) -> np.ndarray:
     return np.stack([classes % 3 == 0, classes < 3], axis=1)
 
 
-def _site_table() -> np.ndarray:
-    """Return which column each place of the tabulated cell belongs to: 1 X₂, 2 M, 0 neither."""
-    ticks = (np.arange(TABLE) + 0.5) / TABLE
-    one, two = np.meshgrid(ticks, ticks, indexing="ij")
-    table = np.zeros((TABLE, TABLE), np.int8)
-    for kind, fraction in ((1, 2 / 3), (2, 1 / 3)):
-        u, v = one - fraction, two - fraction
-        table[u * u + u * v + v * v < 0.22**2] = kind
-    return table.ravel()
-
-
 def _twice(image: np.ndarray, side: int) -> np.ndarray:
     """Return the running mean of a running mean: nearly a Gaussian, and fast at any width."""
     once = uniform_filter(image, side, mode="constant")
     return uniform_filter(once, side, mode="constant", origin=-1 if side % 2 == 0 else 0)
-
-
-def _clipped(values: np.ndarray) -> tuple[float, float]:
-    """Return the share of pixels piled up at the lowest and the highest value."""
-    ends = []
-    step = digitiser_step(values) or float(values.std()) / 50
-    for end, sign in ((values.min(), 1), (values.max(), -1)):
-        off = (values - end) * sign
-        at = float((off < 0.5 * step).mean())
-        beside = float(((off >= 0.5 * step) & (off < 3.5 * step)).mean()) / 3
-        ends.append(at if at > max(3 * beside, 20 / len(values)) else 0.0)
-    return ends[0], ends[1]
 
 
 def _unclip(cell: MeanCell, histograms: Histograms, noise: NoiseFit) -> MeanCell:
@@ -470,26 +426,3 @@ def _fitted_variance(noise: NoiseFit | None, line, histograms: Histograms) -> np
     if noise is None:
         return line[1] + line[0] * histograms.mean
     return noise.gain * (histograms.mean - noise.offset) + noise.variance
-
-
-def _noise_estimates(noise: NoiseFit | None) -> tuple[Estimate, Estimate, Estimate]:
-    """Return gain, offset and read noise with intervals."""
-    if noise is None:
-        return _NOTHING, _NOTHING, _NOTHING
-    half = 1.96 * np.sqrt(np.maximum(np.diag(noise.covariance), 0))
-    gain = Estimate(noise.gain, max(noise.gain - half[0], 0.05 * noise.gain), noise.gain + half[0])
-    offset = Estimate(noise.offset, noise.offset - half[1], noise.offset + half[1])
-    power = np.array([noise.variance, noise.variance - half[2], noise.variance + half[2]])
-    read = Estimate(*(float(v) for v in np.sqrt(np.maximum(power, 0))))
-    return gain, offset, read
-
-
-def _inverse(estimate: Estimate) -> Estimate:
-    return Estimate(1 / estimate.value, 1 / estimate.high, 1 / estimate.low)
-
-
-def _product(one: Estimate, other: Estimate) -> Estimate:
-    """Return the product of two independent positive estimates."""
-    value = one.value * other.value
-    share = np.sqrt(sum(np.log(e.high / max(e.low, 1e-3 * e.value)) ** 2 for e in (one, other))) / 2
-    return Estimate(value, value * float(np.exp(-share)), value * float(np.exp(share)))

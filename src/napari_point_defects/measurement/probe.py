@@ -24,6 +24,8 @@ _CUT_OFF_ERROR = 0.25
 _TO_FWHM = float(np.sqrt(8 * np.log(2)))
 _MODEL_ERROR = 0.01
 """Share of a harmonic that the model may miss: columns differ a little in shape."""
+_SHAPE_ERROR = 0.01
+"""Share of a width or a brightness that the model's shape may miss."""
 _X2, _M = 2 / 3, 1 / 3
 
 
@@ -74,7 +76,8 @@ class ColumnFit:
                 gradient[name][i] = (up[name] - value) / step[i]
         found = {}
         for name, value in values.items():
-            half = 1.96 * float(np.sqrt(gradient[name] @ covariance @ gradient[name]))
+            power = gradient[name] @ covariance @ gradient[name]
+            half = 1.96 * float(np.sqrt(power + (_SHAPE_ERROR * value) ** 2))
             found[name] = Estimate(value, max(value - half, 0.0), value + half)
         return found
 
@@ -151,7 +154,9 @@ def fit_column(
     error: np.ndarray,
     pixel_size_nm: tuple[float, float],
     cell_area_px: float,
+    *,
     expected_ratio: float,
+    level: tuple[float, float] | None = None,
 ) -> ColumnFit | None:
     """Fit the column's image to the harmonics.
 
@@ -165,6 +170,9 @@ def fit_column(
     cell_area_px : float
     expected_ratio : float
         Where to start: X₂ over M.
+    level : (float, float), optional
+        Mean intensity that all columns make together, and its standard error, where it is known:
+        it tells how much the tails hold.
 
     Returns
     -------
@@ -192,12 +200,16 @@ def fit_column(
         shape = transfer(k, cut, source, tail, wide) * blur
         return volume / cell_area_px * (ratio * at_x2 + at_m) * shape * phase
 
-    prior = np.array([0, np.log(expected_ratio), 0, np.log(0.08), -2.0, np.log(0.28), 0, 0, 0, 0])
-    width = np.array([np.inf, 1.5, _CUT_OFF_ERROR, 0.6, 1.2, 0.25, 0.5, 0.5, 0.05, 0.05])
+    prior = np.array([0, np.log(expected_ratio), 0, np.log(0.08), -3.0, np.log(0.28), 0, 0, 0, 0])
+    width = np.array([np.inf, 1.5, _CUT_OFF_ERROR, 0.6, 1.5, 0.25, 0.5, 0.5, 0.05, 0.05])
 
     def residuals(p: np.ndarray) -> np.ndarray:
         off = (model(p) - values) / sigma
-        return np.concatenate([off.real, off.imag, ((p - prior) / width)[1:]])
+        parts = [off.real, off.imag, ((p - prior) / width)[1:]]
+        if level is not None:
+            volume, ratio = np.exp(p[:2])
+            parts.append([(volume * (1 + ratio) / cell_area_px - level[0]) / level[1]])
+        return np.concatenate(parts)
 
     first = prior.copy()
     first[0] = np.log(strongest * cell_area_px)

@@ -12,6 +12,12 @@ from napari_point_defects.measured import Estimate
 from napari_point_defects.measurement.folding import Fold, MeanCell, smooth_field
 from napari_point_defects.records import Lattice
 
+_LEAST_PX = 0.01
+"""What an imperfect mean cell moves rows by."""
+
+_LEAST_DISTORTION = 3e-4
+"""What an imperfect mean cell moves shear and stretch by."""
+
 
 @dataclass(frozen=True, slots=True)
 class RowOffsets:
@@ -143,7 +149,8 @@ def _spread(offset: np.ndarray, error: np.ndarray) -> Estimate:
             return outer
         return float(optimize.brentq(lambda s: cost(s) - least, inner, outer))
 
-    return Estimate(value, edge(value, 0.0) if value else 0.0, edge(value, top))
+    low = edge(value, 0.0) if value else 0.0
+    return Estimate(value, max(low - _LEAST_PX, 0.0), edge(value, top) + _LEAST_PX)
 
 
 def measure_distortion(
@@ -198,5 +205,5 @@ def _propagated(lattice: Lattice, name: str, error: np.ndarray) -> Estimate:
         step[index] = error[index]
         moved = Lattice(lattice.origin_px, lattice.matrix_px + step)
         variance += (getattr(moved, name) - value) ** 2
-    half = 1.96 * np.sqrt(variance)
+    half = 1.96 * np.sqrt(variance + _LEAST_DISTORTION**2)
     return Estimate(value, value - half, value + half)
