@@ -210,8 +210,13 @@ def main() -> None:
     parser.add_argument("--held-out", type=int, default=21, help="scans of every held-out field")
     parser.add_argument("--seconds", type=float, default=3600, help="at most, for each set")
     options = parser.parse_args()
-    report: dict = {"command": "python -m benchmarks.calibration", "seed": WIDE_SEED}
-    report |= {"unsure_below": UNSURE_BELOW, "sets": {}}
+    report: dict = {
+        "command": "python -m benchmarks.calibration",
+        "options": vars(options),
+        "seed": WIDE_SEED,
+        "unsure_below": UNSURE_BELOW,
+        "sets": {},
+    }
     sets = {}
     for name, images in (
         ("wide", wide_images(options.images)),

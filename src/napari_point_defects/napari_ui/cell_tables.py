@@ -225,15 +225,16 @@ def describe(old: pd.DataFrame, new: pd.DataFrame) -> str:
 def probable_classes(row: pd.Series, material: Material) -> str:
     """Say what a cell is, and what the network thinks it might be."""
     probabilities = row[[f"p_{label}" for label in material.class_labels]].to_numpy(float)
-    doubt = " <b>(unsure)</b>" if row["unsure"] and row["state"] == "predicted" else ""
-    what = f"<b>{row['label']}</b>, {row['state']}{doubt}"
+    what = f"<b>{row['label']}</b>, {row['state']}"
     (unsure,) = uncertainty(probabilities[None])
     if np.isnan(unsure):
         return what
     first, second = np.argsort(-probabilities)[:2]
     names = material.class_labels
+    doubt = ": <b>unsure</b>" if row["unsure"] and row["state"] == "predicted" else ""
     return (
-        f"{what}, uncertainty {unsure:.2f}<br>network: {names[first]} {probabilities[first]:.2f}, "
+        f"{what}, uncertainty {unsure:.2f}{doubt}<br>"
+        f"network: {names[first]} {probabilities[first]:.2f}, "
         f"{names[second]} {probabilities[second]:.2f}"
     )
 

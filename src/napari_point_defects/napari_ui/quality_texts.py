@@ -11,7 +11,7 @@ _COLOURS = {"good": "#4caf50", "fair": "#ffb300", "poor": "#ff5252", None: "#9e9
 
 def quality_text(quality: Quality) -> str:
     """Return the verdict with its colour, and what it rests on, as rich text."""
-    words = escape(quality.line.partition(": ")[2])
+    words = escape(quality.line.partition(": ")[2], quote=False)
     return f"{_dot(quality.verdict)} <b>Quality {quality.verdict}</b>: {words}"
 
 
@@ -19,7 +19,7 @@ def quality_table(quality: Quality) -> str:
     """Return every figure with its verdict, as rich text."""
     rows = (
         f"<tr><td>{_dot(figure.verdict)} {figure.verdict or '–'}</td>"
-        f"<td>&nbsp;{escape(figure.text)}</td></tr>"
+        f"<td>&nbsp;{escape(figure.text, quote=False)}</td></tr>"
         for figure in quality.figures.values()
     )
     return f"<p>As classified, before your corrections:</p><table>{''.join(rows)}</table>"
