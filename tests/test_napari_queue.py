@@ -13,7 +13,7 @@ from napari_point_defects.napari_ui.cell_filter import CellFilter
 from napari_point_defects.napari_ui.cell_tables import cell_table, labelled
 from napari_point_defects.napari_ui.lasso import is_inside
 from napari_point_defects.napari_ui.review_queue import review_queue
-from napari_point_defects.review import UNSURE
+from napari_point_defects.review import UNSURE_BELOW
 
 MATERIAL = MATERIALS["MoTe2"]
 
@@ -36,7 +36,8 @@ def test_the_queue_holds_shown_undecided_cells(table):
     whole = queue(table)
     assert whole.ids[:4].tolist() == [4, 2, 9, 0]
     assert (len(whole), whole.n_unsure, whole.n_reviewed) == (len(table), 3, 0)
-    assert whole.unsure[2] > UNSURE > whole.unsure[3]
+    confidence = table["confidence"].to_numpy()[whole.ids]
+    assert confidence[2] < UNSURE_BELOW < confidence[3]
     table.iloc[[4, 20]] = labelled(table.iloc[[4, 20]], "V_Te1")
     table.loc[9, [c for c in table if c.startswith("p_")]] = np.nan  # the network never saw it
     shown = np.ones(len(table), bool)
@@ -76,6 +77,8 @@ def test_filters_by_class_state_and_confidence(table):
     assert np.flatnonzero(unsure).tolist() == [2, 4, 7, 9]
     both = CellFilter(states=frozenset({"predicted"}), confidence=(0.0, 0.7)).shows(table)
     assert np.flatnonzero(both).tolist() == [2, 7, 9]
+    # of the three unsure ones the user has decided on cell 4
+    assert np.flatnonzero(CellFilter(only_unsure=True).shows(table)).tolist() == [2, 9]
 
 
 def test_points_inside_a_polygon():

@@ -32,7 +32,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "position_residual_a": (0.05, 0.12),
     "sublattice_confidence": (0.99, 0.9),
     "chalcogen_signal_to_noise": (9.0, 4.0),
-    "metal_signal_to_noise": (9.0, 4.0),
+    "metal_signal_to_noise": (5.0, 2.5),  # there or not: twice as far apart as one X and two
     "rule_agreement": (0.98, 0.93),
     "rule_kappa": (0.9, 0.6),
     "unsure_share": (0.02, 0.08),

@@ -300,8 +300,13 @@ class BoxCorrection(QObject):
     def _apply_batch(
         self, cells_layer: Points, batch: list[_Waiting], recasts: list[NamedRecast]
     ) -> None:
-        material = get_material(link_of(cells_layer, CellsLink).settings.material)
-        effects = follow(current_table(cells_layer), recasts, material)
+        settings = link_of(cells_layer, CellsLink).settings
+        effects = follow(
+            current_table(cells_layer),
+            recasts,
+            get_material(settings.material),
+            unsure_below=settings.unsure_below,
+        )
         for waiting, effect in zip(batch, effects, strict=True):
             change = waiting.change
             known = effect if change.forward else effect.reversed()

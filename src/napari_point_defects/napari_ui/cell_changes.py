@@ -13,6 +13,7 @@ from napari_point_defects.napari_ui.cell_tables import cell_table, centres_px
 from napari_point_defects.napari_ui.links import CellsLink
 from napari_point_defects.netcasting import Recast
 from napari_point_defects.records import Hexagons, UnitCells
+from napari_point_defects.review import UNSURE_BELOW
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +88,11 @@ def named(recasts: Sequence[Recast], cell_ids: np.ndarray, next_id: int) -> list
 
 
 def follow(
-    table: pd.DataFrame, recasts: Sequence[NamedRecast], material: Material
+    table: pd.DataFrame,
+    recasts: Sequence[NamedRecast],
+    material: Material,
+    *,
+    unsure_below: float = UNSURE_BELOW,
 ) -> list[CellChange]:
     """Return what recasts, one after the other, change in a table of cells as it stands now.
 
@@ -100,12 +105,14 @@ def follow(
         Tidy.
     recasts : sequence of NamedRecast
     material : Material
+    unsure_below : float
+        See :func:`~napari_point_defects.review.is_unsure`.
     """
     changes = []
     for change in recasts:
         gone = table["cell_id"].isin(change.drop_ids)
         dropped = table[gone]
-        rows = cell_table(change.cells, material)
+        rows = cell_table(change.cells, material, unsure_below=unsure_below)
         rows["cell_id"] = change.new_ids
         deleted = np.setdiff1d(change.drop_ids, dropped["cell_id"])
         rows = rows[~rows["cell_id"].isin(deleted)].reset_index(drop=True)

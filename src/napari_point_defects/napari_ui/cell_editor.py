@@ -29,6 +29,7 @@ from napari_point_defects.napari_ui.cell_tables import (
     describe,
     labelled,
     new_row,
+    open_questions,
 )
 from napari_point_defects.napari_ui.history import bind_undo, history_of
 from napari_point_defects.napari_ui.layer_cells import current_table, note_cells
@@ -138,8 +139,10 @@ class CellEditor(QObject):
         names, detection = self.material.class_labels, self.link.detection
         codes = self._table["label"].cat.codes.to_numpy()
         height, width = detection.pixel_size_nm
+        doubtful = codes[open_questions(self._table)]
         return Census(
             counts=np.bincount(codes[codes >= 0], minlength=len(names)),
+            unsure=np.bincount(doubtful[doubtful >= 0], minlength=len(names)),
             cell_area_nm2=detection.lattice.cell_area_px * height * width,
             material=self.material,
         )

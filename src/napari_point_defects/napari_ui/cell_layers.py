@@ -12,7 +12,13 @@ import numpy as np
 import pandas as pd
 
 from napari_point_defects.materials import CELL_AREA, CLASS_COLOURS, Material, get_material
-from napari_point_defects.napari_ui.cell_tables import STATES, centres_px, codes_of, new_row
+from napari_point_defects.napari_ui.cell_tables import (
+    STATES,
+    centres_px,
+    codes_of,
+    new_row,
+    open_questions,
+)
 from napari_point_defects.napari_ui.links import KEY, CellsLink
 from napari_point_defects.records import Lattice
 
@@ -75,6 +81,9 @@ STATE_MARKS = {
 }
 """Symbol and rim say the state, the colour inside the class. A user's mark has a white rim."""
 
+UNSURE_MARK = StateMark("disc", 1.2, 0.24)
+"""A hollow mark: the network is unsure of this cell, and nobody has decided on it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Marks:
@@ -125,11 +134,19 @@ def marks(
     border_width[perfect & plain] = 0.0
     face_color = _rgba(tuple(class_colours(material).values()))[classes]
     border_color = _rgba(tuple(RIM_COLOURS.values()))[states]
+    doubtful = open_questions(table)
+    symbol[doubtful], border_width[doubtful] = UNSURE_MARK.symbol, UNSURE_MARK.rim
+    size[doubtful] = (
+        DEFECT_SIZE * UNSURE_MARK.size * np.where(perfect, _DECIDED_PERFECT, 1)[doubtful]
+    )
+    border_color[doubtful] = face_color[doubtful]
+    face_color[doubtful, 3] = 0.0
     if current_id is not None:
         current = table["cell_id"].to_numpy() == current_id
         size[current], border_width[current] = CURRENT_SIZE, _CURRENT_BORDER
         symbol[current & (symbol == "ring")] = "disc"
         border_color[current] = face_color[current]
+        border_color[current, 3] = 1.0
         face_color[current, 3] = 0.0
     return Marks(symbol, size * a_px, border_width, face_color, border_color)
 

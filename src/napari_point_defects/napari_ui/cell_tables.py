@@ -9,6 +9,8 @@ confirmed  the network, and the user agreed (or moved the cell)
 corrected  the user changed the class
 added      the user drew the cell, or the network no longer finds it
 ========== =============================================================
+
+``unsure`` says that the network was unsure of ``predicted``, whatever the user decided since.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import pandas as pd
 
 from napari_point_defects.materials import BOND, Material
 from napari_point_defects.records import Lattice, UnitCells
-from napari_point_defects.review import uncertainty
+from napari_point_defects.review import UNSURE_BELOW, is_unsure, uncertainty
 
 STATES = ("predicted", "confirmed", "corrected", "added")
 POSITION_COLUMNS = ["chalcogen_y", "chalcogen_x", "metal_y", "metal_x"]
@@ -30,7 +32,9 @@ NEW_ID = -1
 _MOVED_PX = 0.05
 
 
-def cell_table(cells: UnitCells, material: Material) -> pd.DataFrame:
+def cell_table(
+    cells: UnitCells, material: Material, *, unsure_below: float = UNSURE_BELOW
+) -> pd.DataFrame:
     """Make the table of freshly classified cells."""
     labels = material.class_labels
     predicted = pd.Categorical.from_codes(cells.classes, labels)
@@ -42,6 +46,7 @@ def cell_table(cells: UnitCells, material: Material) -> pd.DataFrame:
             "state": pd.Categorical(["predicted"] * len(cells), STATES),
             "predicted": predicted,
             "votes": np.asarray(cells.votes, int),
+            "unsure": is_unsure(cells.probabilities, unsure_below),
         }
     )
     positions = np.concatenate([cells.chalcogen_px, cells.metal_px], axis=1)
@@ -66,6 +71,11 @@ def codes_of(column: pd.Series, names: Sequence[str]) -> np.ndarray:
     if isinstance(column.dtype, pd.CategoricalDtype) and list(column.cat.categories) == list(names):
         return column.cat.codes.to_numpy()
     return pd.Categorical(column.astype(str), names).codes
+
+
+def open_questions(table: pd.DataFrame) -> np.ndarray:
+    """Tell which cells the network is unsure of and nobody has decided on, shape (N,), bool."""
+    return table["unsure"].to_numpy(bool) & (table["state"] == "predicted").to_numpy()
 
 
 def centres_px(table: pd.DataFrame) -> np.ndarray:
@@ -221,8 +231,10 @@ def probable_classes(row: pd.Series, material: Material) -> str:
         return what
     first, second = np.argsort(-probabilities)[:2]
     names = material.class_labels
+    doubt = ": <b>unsure</b>" if row["unsure"] and row["state"] == "predicted" else ""
     return (
-        f"{what}, uncertainty {unsure:.2f}<br>network: {names[first]} {probabilities[first]:.2f}, "
+        f"{what}, uncertainty {unsure:.2f}{doubt}<br>"
+        f"network: {names[first]} {probabilities[first]:.2f}, "
         f"{names[second]} {probabilities[second]:.2f}"
     )
 

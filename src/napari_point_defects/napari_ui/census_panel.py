@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from qtpy.QtCore import Signal
+from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import (
     QComboBox,
     QGroupBox,
@@ -19,15 +19,18 @@ from superqt import QElidingLabel
 
 from napari_point_defects.materials import Material
 from napari_point_defects.napari_ui.cell_editor import CellEditor
-from napari_point_defects.napari_ui.cell_tables import STATES
+from napari_point_defects.napari_ui.cell_tables import STATES, open_questions
 from napari_point_defects.napari_ui.filter_panel import FilterPanel
 from napari_point_defects.napari_ui.lasso import Lasso
 from napari_point_defects.napari_ui.legend import ClassLegend, legend_rows
+from napari_point_defects.napari_ui.quality_texts import quality_table, quality_text
 from napari_point_defects.napari_ui.review_panel import ReviewPanel
 from napari_point_defects.napari_ui.review_session import ReviewSession
 
 if TYPE_CHECKING:
     from napari import Viewer
+
+    from napari_point_defects.quality import Quality
 
 
 class CensusPanel(QWidget):
@@ -52,6 +55,9 @@ class CensusPanel(QWidget):
         self.title.setStyleSheet("font-weight: bold;")
         self.total = QLabel()
         self.total.setWordWrap(True)
+        self.quality = QLabel()
+        self.quality.setWordWrap(True)
+        self.quality.setTextFormat(Qt.TextFormat.RichText)
         self.new_class = QComboBox()
         self.new_class.setToolTip("<p>The class to set; a point that you add gets it too.</p>")
         self.set_button = QPushButton("Set selected to")
@@ -75,6 +81,7 @@ class CensusPanel(QWidget):
         layout.addWidget(self.title)
         layout.addLayout(self._place)
         layout.addWidget(self.total)
+        layout.addWidget(self.quality)
         layout.addLayout(row)
         layout.addWidget(_group("Review", self.review))
         layout.addWidget(_group("Shown cells", self.filters))
@@ -121,9 +128,21 @@ class CensusPanel(QWidget):
         self.title.setText(editor.layer.name)
         self.title.setToolTip(editor.layer.name)
         by_you = f", {k:,} by you" if (k := editor.n_decided()) else ""
-        self.total.setText(f"{census.n_cells:,} cells{by_you} on {census.area_nm2:,.1f} nm²")
+        unsure = f", {k:,} unsure" if (k := int(census.unsure.sum())) else ""
+        self.total.setText(
+            f"{census.n_cells:,} cells{by_you} on {census.area_nm2:,.1f} nm²{unsure}"
+        )
+        self._show_quality(editor.link.quality)
         self._show_filtered()
         self._show_selection()
+
+    def _show_quality(self, quality: Quality | None) -> None:
+        """Say how far the census can be trusted; every figure is in the tooltip."""
+        self.quality.setVisible(quality is not None)
+        if quality is None:
+            return
+        self.quality.setText(quality_text(quality))
+        self.quality.setToolTip(quality_table(quality))
 
     def _show_selection(self) -> None:
         n_selected = len(self.editor.layer.selected_data)
@@ -137,7 +156,8 @@ class CensusPanel(QWidget):
         states = self.editor.snapshot["state"].cat.codes.to_numpy()
         counts = dict(zip(STATES, np.bincount(states, minlength=len(STATES)), strict=True))
         shown = self.editor.layer.shown
-        self.filters.show_counts(counts, int(shown.sum()), len(shown))
+        n_unsure = int(open_questions(self.editor.snapshot).sum())
+        self.filters.show_counts(counts, int(shown.sum()), len(shown), n_unsure)
         self.review.refresh()
 
     def _show_material(self, material: Material) -> None:

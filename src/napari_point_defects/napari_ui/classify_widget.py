@@ -55,9 +55,10 @@ from napari_point_defects.napari_ui.settings_form import (
 from napari_point_defects.napari_ui.viewers import own_viewer
 
 if TYPE_CHECKING:
+    from napari_point_defects.quality import Quality
     from napari_point_defects.records import UnitCells
 
-FIELDS = ("alpha", "beta", "classifier_weights")
+FIELDS = ("alpha", "beta", "unsure_below", "classifier_weights")
 
 
 class ClassifyWidget(Pane):
@@ -121,11 +122,13 @@ class ClassifyWidget(Pane):
         detection = replace(link.detection, hexagons=hexagons)
         cells_link = CellsLink(link.image_id, detection, settings)
 
-        def work(**callbacks: Any) -> UnitCells:
-            return pipeline.classify(image, detection, settings, **callbacks)
+        def work(**callbacks: Any) -> tuple[UnitCells, Quality]:
+            cells = pipeline.classify(image, detection, settings, **callbacks)
+            return cells, pipeline.quality_of(image, detection, cells, settings)
 
-        def done(cells: UnitCells) -> None:
-            self.draw(cells, cells_link)
+        def done(found: tuple[UnitCells, Quality]) -> None:
+            cells, quality = found
+            self.draw(cells, replace(cells_link, quality=quality))
             layer.visible = False  # the boxes would lie across the cells
             if self.areas.isChecked():
                 self.draw_areas()
@@ -207,7 +210,8 @@ class ClassifyWidget(Pane):
         if image is None:
             raise PointDefectsError("the image was closed while it was analysed: nothing was drawn")
         name, material = f"{image.name} cells", get_material(link.settings.material)
-        table, deleted = cell_table(cells, material), np.empty((0, 2))
+        table = cell_table(cells, material, unsure_below=link.settings.unsure_below)
+        deleted = np.empty((0, 2))
         next_id = len(table)
         old = own_layer(layers, link.image_id, CellsLink)
         if old is not None:

@@ -1,4 +1,4 @@
-"""Choose which cells are shown by state and by confidence; the legend chooses by class."""
+"""Choose which cells are shown by state, doubt and confidence; the legend chooses by class."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from qtpy.QtWidgets import (
 from superqt import QLabeledDoubleRangeSlider
 
 from napari_point_defects.napari_ui.cell_filter import CellFilter
-from napari_point_defects.napari_ui.cell_layers import RIM_COLOURS, STATE_MARKS
+from napari_point_defects.napari_ui.cell_layers import RIM_COLOURS, STATE_MARKS, UNSURE_MARK
 
 _ICON_PX = 14
 _TOOLTIPS = {
@@ -51,6 +51,15 @@ class FilterPanel(QWidget):
             box.toggled.connect(self.changed)
             self.states[state] = box
             grid.addWidget(box, i // 2, i % 2)
+        self.unsure = QCheckBox("only unsure ones")
+        self.unsure.setIcon(unsure_icon())
+        self.unsure.setIconSize(QSize(_ICON_PX, _ICON_PX))
+        self.unsure.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        self.unsure.setToolTip(
+            "<p>Show only the hollow marks: cells that the network is unsure of and you have not "
+            "decided on. How probable a class must be is set under <i>Unsure below</i>.</p>"
+        )
+        self.unsure.toggled.connect(self.changed)
         self.confidence = QLabeledDoubleRangeSlider(Qt.Orientation.Horizontal)
         self.confidence.setRange(0, 1)
         self.confidence.setValue((0, 1))
@@ -74,6 +83,7 @@ class FilterPanel(QWidget):
         form.setContentsMargins(0, 0, 0, 0)
         form.setVerticalSpacing(4)
         form.addRow(grid)
+        form.addRow(self.unsure)
         form.addRow("Confidence", self.confidence)
         form.addRow(row)
 
@@ -81,23 +91,45 @@ class FilterPanel(QWidget):
         """Return what is to be shown, with the classes that the legend hides."""
         low, high = self.confidence.value()
         states = frozenset(state for state, box in self.states.items() if box.isChecked())
-        return CellFilter(frozenset(hidden), states, (round(low, 4), round(high, 4)))
+        return CellFilter(
+            frozenset(hidden), states, (round(low, 4), round(high, 4)), self.unsure.isChecked()
+        )
 
     def reset(self) -> None:
         """Show all states and confidences; says so once."""
         self.blockSignals(True)
         for box in self.states.values():
             box.setChecked(True)
+        self.unsure.setChecked(False)
         self.confidence.setValue((0, 1))
         self.blockSignals(False)
         self.changed.emit()
 
-    def show_counts(self, counts: Mapping[str, int], n_shown: int, n_cells: int) -> None:
-        """Say how many cells there are of each state, and how many are shown."""
+    def show_counts(
+        self, counts: Mapping[str, int], n_shown: int, n_cells: int, n_unsure: int
+    ) -> None:
+        """Say how many cells there are of each state, how many are unsure, and how many shown."""
+        self.unsure.setText(f"only unsure ones {n_unsure:,}")
         for state, box in self.states.items():
             box.setText(f"{state} {counts.get(state, 0):,}")
         self.count.setText(f"{n_shown:,} of {n_cells:,} cells shown")
         self.reset_button.setEnabled(n_shown < n_cells)
+
+
+def unsure_icon() -> QIcon:
+    """Draw the mark of an unsure cell as it looks in the layer."""
+    side = 2 * _ICON_PX
+    pixmap = QPixmap(side, side)
+    pixmap.fill(Qt.GlobalColor.transparent)
+    painter = QPainter(pixmap)
+    painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+    pen = QPen(QColor("#e6261f"))
+    pen.setWidthF(UNSURE_MARK.rim * side)
+    painter.setPen(pen)
+    margin = UNSURE_MARK.rim * side / 2 + 1
+    painter.drawEllipse(pixmap.rect().toRectF().adjusted(margin, margin, -margin, -margin))
+    painter.end()
+    return QIcon(pixmap)
 
 
 def state_icon(state: str) -> QIcon:

@@ -16,6 +16,7 @@ from napari_point_defects.napari_ui.cell_tables import POSITION_COLUMNS, tidy
 from napari_point_defects.napari_ui.image_layers import check_image
 from napari_point_defects.napari_ui.links import CellsLink, image_layer, link_of
 from napari_point_defects.records import UnitCells
+from napari_point_defects.review import is_unsure
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -59,6 +60,12 @@ class InspectedCell:
     def is_classified(self) -> bool:
         """Whether the network has seen the cell."""
         return bool(np.isfinite(self.probabilities).all())
+
+    @property
+    def is_open_question(self) -> bool:
+        """Whether the network is unsure of the cell and nobody has decided on it."""
+        below = self.link.settings.unsure_below
+        return self.state == "predicted" and bool(is_unsure(self.probabilities[None], below)[0])
 
     def same_as(self, other: InspectedCell | None) -> bool:
         """Tell whether nothing that is shown differs."""

@@ -130,9 +130,10 @@ class InspectorWidget(Pane):
     def _show_title(self) -> None:
         cell, n = self._cell, self.follower.n_selected
         colour = class_colours(cell.material).get(cell.label, "#ffffff")
+        doubt = " (unsure)" if cell.is_open_question else ""
         many = f"<br>{n:,} cells selected; this is the last one" if n > 1 else ""
         text = (
-            f"<span style='color: {colour}'>⬤</span> <b>{cell.label}</b> · {cell.state} · "
+            f"<span style='color: {colour}'>⬤</span> <b>{cell.label}</b>{doubt} · {cell.state} · "
             f"cell {cell.cell_id}{many}"
         )
         if text != self.title.text():

@@ -76,7 +76,7 @@ def open_labels(viewer: ViewerModel, store: LabelStore, entry: ImageEntry) -> Po
     replace_layer(viewer, own_layer(viewer.layers, image.unique_id, HexagonsLink), boxes)
     boxes.visible = False  # they would lie across the cells
 
-    table = viewer_cells(living(stored), material)
+    table = viewer_cells(living(stored), material, unsure_below=settings.unsure_below)
     tombs = stored[(stored["state"] == "deleted").to_numpy()]
     top = int(stored["cell_id"].max()) + 1 if len(stored) else 0
     link = CellsLink(image.unique_id, detection, settings)

@@ -29,6 +29,7 @@ from napari_point_defects.napari_ui.corrections import (
     apply_corrections,
 )
 from napari_point_defects.napari_ui.links import CellsLink
+from napari_point_defects.review import UNSURE_BELOW, is_unsure
 from napari_point_defects.weights import SHIPPED
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ _KEPT_SETTINGS = (
     "alpha",
     "beta",
     "min_score",
+    "unsure_below",
 )
 """Settings that mean the same on every computer; paths of weights do not."""
 
@@ -54,9 +56,13 @@ def living(stored: pd.DataFrame) -> pd.DataFrame:
     return stored[(stored["state"] != "deleted").to_numpy()].reset_index(drop=True)
 
 
-def viewer_cells(stored: pd.DataFrame, material: Material) -> pd.DataFrame:
+def viewer_cells(
+    stored: pd.DataFrame, material: Material, *, unsure_below: float = UNSURE_BELOW
+) -> pd.DataFrame:
     """Turn rows of the store, none deleted, into the viewer's table of cells."""
     table = to_named(stored, material)
+    probabilities = table[[f"p_{label}" for label in material.class_labels]].to_numpy(float)
+    table["unsure"] = is_unsure(probabilities, unsure_below)
     table["state"] = pd.Categorical(table["state"].astype(object), cell_tables.STATES)
     nothing = cell_tables.new_row(material)
     return table[list(nothing)].reset_index(drop=True)
@@ -143,7 +149,7 @@ def with_stored_decisions(
         Decisions whose place other cells now lie across.
     """
     there = living(stored)
-    named = viewer_cells(there, material)
+    named = viewer_cells(there, material, unsure_below=link.settings.unsure_below)
     tombs = stored[(stored["state"] == "deleted").to_numpy()]
     kept = named[(named["state"] != "predicted").to_numpy()]
     kept = kept[~_holds(table, kept, link.detection.lattice.a_px)]

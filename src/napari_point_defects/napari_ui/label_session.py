@@ -302,7 +302,9 @@ class LabelSession(QObject):
         stay = ~np.isin(link.written_ids, gone)  # those were not deleted by a person
         link = replace(link, written_ids=link.written_ids[stay], written_px=link.written_px[stay])
         drop = np.concatenate([gone, dead])
-        self._replace(drop, viewer_cells(living(rows), self.material), link)
+        below = link.settings.unsure_below
+        fresh = viewer_cells(living(rows), self.material, unsure_below=below)
+        self._replace(drop, fresh, link)
         self.told.emit(f"{_who(rows)} changed {_count(len(rows) + len(gone), 'cell')}")
 
     def _hexagon_changes(self) -> TableChanges:

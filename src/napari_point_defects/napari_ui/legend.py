@@ -1,4 +1,4 @@
-"""The legend of classes: colour, key, count, fraction, density; set, show and hide."""
+"""The legend of classes: colour, key, count, fraction, density, doubt; set, show and hide."""
 
 from __future__ import annotations
 
@@ -32,6 +32,8 @@ class LegendRow:
     ----------
     count, fraction, density : str
         Number of cells, share of all in %, and number per nm².
+    unsure : str
+        How many of them the network is unsure of.
     tooltip : str
         The same in words, with the density per cm².
     """
@@ -40,14 +42,15 @@ class LegendRow:
     fraction: str
     density: str
     tooltip: str
+    unsure: str = "–"
 
 
 def legend_rows(census: Census) -> dict[str, LegendRow]:
     """Write a census as rows of the legend, by class name."""
     material, area_nm2 = census.material, census.area_nm2
     rows = {}
-    counted = zip(material.class_labels, census.counts, _DESCRIPTIONS, strict=True)
-    for label, count, words in counted:
+    counted = zip(material.class_labels, census.counts, census.unsure, _DESCRIPTIONS, strict=True)
+    for label, count, unsure, words in counted:
         words = words.format(x=material.chalcogen, m=material.metal)
         if not census.n_cells:
             rows[label] = LegendRow("0", "–", "–", f"<p><b>{label}</b>: {words}</p>")
@@ -58,9 +61,11 @@ def legend_rows(census: Census) -> dict[str, LegendRow]:
             count=f"{count:,}",
             fraction=f"{100 * count / census.n_cells:.2f}",
             density=f"{density:#.3g}",
+            unsure=f"{unsure:,}",
             tooltip=f"<p><b>{label}</b>: {words}.<br>{count:,} of {census.n_cells:,} cells<br>"
             f"{density:.3g} nm⁻² = {density * NM2_PER_CM2:.3g} cm⁻²<br>"
-            f"95 % interval {low:.3g} to {high:.3g} cm⁻²</p>",
+            f"95 % interval {low:.3g} to {high:.3g} cm⁻²<br>"
+            f"{unsure:,} of them unsure (hollow marks)</p>",
         )
     return rows
 
@@ -82,13 +87,14 @@ class ClassLegend(QWidget):
         ("cells", "Number of unit cells, hidden ones too"),
         ("%", "Share of all unit cells, in per cent"),
         ("nm⁻²", "Number per square nanometre of the area counted"),
+        ("unsure", "Cells that the network is unsure of and you have not decided on"),
     )
 
     def __init__(self, material: Material) -> None:
         super().__init__()
         self.boxes: dict[str, QCheckBox] = {}
         self.names: dict[str, QToolButton] = {}
-        self.cells: dict[str, tuple[QLabel, QLabel, QLabel]] = {}
+        self.cells: dict[str, tuple[QLabel, QLabel, QLabel, QLabel]] = {}
         grid = QGridLayout(self)
         grid.setContentsMargins(0, 0, 0, 0)
         grid.setHorizontalSpacing(8)
@@ -114,7 +120,7 @@ class ClassLegend(QWidget):
             name.setFocusPolicy(Qt.FocusPolicy.NoFocus)
             name.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
             name.clicked.connect(partial(self.picked.emit, label))
-            numbers = tuple(QLabel("–") for _ in range(3))
+            numbers = tuple(QLabel("–") for _ in range(4))
             grid.addWidget(box, row, 0)
             grid.addWidget(name, row, 1)
             for column, number in enumerate(numbers, start=2):
@@ -131,7 +137,9 @@ class ClassLegend(QWidget):
         """Show other numbers."""
         for label, row in rows.items():
             for number, text in zip(
-                self.cells[label], (row.count, row.fraction, row.density), strict=True
+                self.cells[label],
+                (row.count, row.fraction, row.density, row.unsure),
+                strict=True,
             ):
                 number.setText(text)
                 number.setToolTip(row.tooltip)

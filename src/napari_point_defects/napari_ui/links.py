@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from napari_point_defects.analysis_settings import AnalysisSettings
     from napari_point_defects.pipeline import Detection
+    from napari_point_defects.quality import Quality
 
 KEY = "napari-point-defects"
 
@@ -67,6 +68,8 @@ class CellsLink:
         Bond centres of cells deleted before an earlier run: they stay deleted.
     next_id : int
         ``cell_id`` of the next new cell: above every one ever used, those of deleted cells too.
+    quality : Quality or None
+        How good the image and the classification were, as the cells were classified.
     """
 
     image_id: Hashable
@@ -77,6 +80,7 @@ class CellsLink:
     deleted_px: np.ndarray = field(default_factory=lambda: np.empty((0, 2)))
     next_id: int = 0
     layer_id: Hashable | None = None
+    quality: Quality | None = None
 
 
 @dataclass(frozen=True, slots=True)

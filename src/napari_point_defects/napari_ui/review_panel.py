@@ -89,8 +89,9 @@ class ReviewPanel(QWidget):
             else "The network is sure of every cell"
         )
         self.progress.setToolTip(
-            f"<p>Unsure: the two most probable classes differ by less than 0.9. {len(queue):,} "
-            "shown cells that you have not decided on are in the queue, sure ones last.</p>"
+            "<p>Unsure: the most probable class is less probable than "
+            f"{self.session.editor.link.settings.unsure_below:.0%}. {len(queue):,} shown cells "
+            "that you have not decided on are in the queue, sure ones last.</p>"
         )
         for button in (self.previous_button, self.next_button):
             button.setEnabled(bool(len(queue)))

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from napari_point_defects.materials import Material
-from napari_point_defects.review import UNSURE, review_order, uncertainty
+from napari_point_defects.review import review_order, uncertainty
 
 Place = tuple[float, int]
 """A place in the queue: minus the uncertainty, and the id, of a cell that is, or was, there."""
@@ -84,7 +84,7 @@ def review_queue(table: pd.DataFrame, shown: np.ndarray, material: Material) -> 
     ids = table["cell_id"].to_numpy(int)
     decided = (table["state"] != "predicted").to_numpy()
     order = review_order(unsure, ids, shown & ~decided)
-    doubtful = unsure >= UNSURE
+    doubtful = table["unsure"].to_numpy(bool) & ~np.isnan(unsure)
     return ReviewQueue(
         ids[order], unsure[order], int(doubtful.sum()), int((doubtful & decided).sum())
     )

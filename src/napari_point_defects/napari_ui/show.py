@@ -9,6 +9,7 @@ from napari.layers import Layer
 
 from napari_point_defects.napari_ui.image_layers import image_layer_data
 from napari_point_defects.napari_ui.links import CellsLink
+from napari_point_defects.pipeline import quality_of
 
 if TYPE_CHECKING:
     from napari_point_defects.analysis_settings import AnalysisSettings
@@ -39,7 +40,9 @@ def show_analysis(analysis: Analysis, settings: AnalysisSettings, *, block: bool
         _PLUGIN, "Classify point defects", tabify=True
     )
     detect.draw(image.unique_id, analysis.detection, settings)
-    classify.draw(analysis.cells, CellsLink(image.unique_id, analysis.detection, settings))
+    quality = quality_of(analysis.image, analysis.detection, analysis.cells, settings)
+    link = CellsLink(image.unique_id, analysis.detection, settings, quality=quality)
+    classify.draw(analysis.cells, link)
     viewer.layers[1].visible = False  # the boxes would lie across the cells
     if block:
         napari.run()

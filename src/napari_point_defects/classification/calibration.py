@@ -1,0 +1,250 @@
+"""Logits to honest probabilities, fitted on held-out cells and kept in the model card.
+
+Three corrections, each with parameters that can be switched off:
+
+* *Temperature and bias* (vector scaling: Guo et al., ICML 2017, arXiv:1706.04599): one divisor
+  of all logits, and one shift per class.
+* *Noise*: the temperature follows the image's noise, for a network that is honest on average
+  may be too sure of dim images and not sure enough of bright ones.
+* *Prior*: a network knows how frequent defects were in its training images on average. How
+  frequent they are in one image follows from its own answers (M. Saerens et al., Neural
+  Computation 14 (2002) 21).
+
+Nothing here needs torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from scipy.optimize import minimize
+from scipy.special import log_softmax, softmax
+
+from napari_point_defects.materials import DefectClass
+
+_CLASSES = len(DefectClass)
+_BIAS_WIDTH = 1.0  # of the prior that keeps rare classes' shifts small
+_SLOPE_WIDTH = 0.5
+_REFERENCE_NOISE = 0.1
+_NOISE_RANGE = (0.005, 1.0)
+_PRIOR_CELLS = 200.0  # that the training images' prior counts for against an image's own cells
+_PRIOR_ROUNDS = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What turns logits into probabilities.
+
+    Attributes
+    ----------
+    temperature : float
+        Divisor of the logits of an image whose noise is 0.1.
+    bias : tuple of 6 float
+        Added to the divided logits.
+    noise_slope : float
+        Change of the temperature's logarithm per factor e of the image's noise.
+    prior : tuple of 6 float, or None
+        How frequent the classes were in training; None leaves an image's own prior alone.
+    """
+
+    temperature: float = 1.0
+    bias: tuple[float, ...] = (0.0,) * _CLASSES
+    noise_slope: float = 0.0
+    prior: tuple[float, ...] | None = None
+
+    def probabilities(
+        self, logits: np.ndarray, noise: float | np.ndarray | None = None
+    ) -> np.ndarray:
+        """Return the class probabilities of cells.
+
+        Parameters
+        ----------
+        logits : ndarray of shape (N, 6)
+        noise : float or ndarray of shape (N,), optional
+            From :func:`noise_of_residuals`, of the image that each cell is from; without it the
+            temperature is that of the reference noise.
+
+        Returns
+        -------
+        ndarray of shape (N, 6)
+        """
+        return softmax(self._scaled(np.asarray(logits, float), noise), axis=1)
+
+    def adapted(self, probabilities: np.ndarray) -> np.ndarray:
+        """Correct the probabilities of all cells of one image for how frequent defects are in it.
+
+        Parameters
+        ----------
+        probabilities : ndarray of shape (N, 6)
+            From :meth:`probabilities`; every cell of the image, else the share is another.
+
+        Returns
+        -------
+        ndarray of shape (N, 6)
+            The same where the card gives no prior.
+        """
+        if self.prior is None:
+            return probabilities
+        return adapt_prior(probabilities, np.array(self.prior))[0]
+
+    def as_card(self) -> dict[str, Any]:
+        """Return it as the model card keeps it."""
+        return asdict(self)
+
+    @classmethod
+    def from_card(cls, card: Mapping[str, Any]) -> Calibration:
+        """Read it from a model card's metrics: ``calibration``, or ``temperature`` alone.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            If the card holds neither, or something else.
+        """
+        values = card.get("calibration")
+        if values is None:
+            return cls(temperature=float(card["temperature"]))
+        bias = tuple(float(shift) for shift in values["bias"])
+        prior = values.get("prior")
+        prior = None if prior is None else tuple(float(share) for share in prior)
+        if len(bias) != _CLASSES or (prior is not None and len(prior) != _CLASSES):
+            raise ValueError(f"a calibration has {_CLASSES} classes")
+        return cls(float(values["temperature"]), bias, float(values["noise_slope"]), prior)
+
+    def _scaled(self, logits: np.ndarray, noise: float | np.ndarray | None) -> np.ndarray:
+        temperature = self.temperature * np.exp(self.noise_slope * _log_noise(noise))
+        return logits / np.reshape(temperature, (-1, 1)) + np.array(self.bias)
+
+
+def fit_calibration(
+    logits: np.ndarray,
+    targets: np.ndarray,
+    noise: np.ndarray | None = None,
+    *,
+    vector: bool = True,
+    prior: bool = False,
+) -> Calibration:
+    """Fit a calibration to held-out cells, with the true mix of classes.
+
+    Minimises the cross-entropy with mild priors on bias and slope, so that a class that hardly
+    occurs is left as it is.
+
+    Parameters
+    ----------
+    logits : ndarray of shape (N, 6)
+    targets : ndarray of shape (N,), int
+        ``DefectClass`` values.
+    noise : ndarray of shape (N,), optional
+        Noise of each cell's image; without it the temperature is the same for all.
+    vector : bool
+        Fit a shift per class.
+    prior : bool
+        Note how frequent the classes are, for :meth:`Calibration.adapted`.
+
+    Returns
+    -------
+    Calibration
+    """
+    logits, targets = np.asarray(logits, float), np.asarray(targets, int)
+    rows, counts = np.arange(len(targets)), np.bincount(targets, minlength=_CLASSES)
+    shares = (counts + 1) / (counts + 1).sum()
+    log_noise = _log_noise(noise)
+
+    def unpack(p: np.ndarray) -> tuple[float, float, np.ndarray]:
+        bias = p[2:] - p[2:].mean() if vector else np.zeros(_CLASSES)
+        return p[0], p[1] if noise is not None else 0.0, bias
+
+    def loss(p: np.ndarray) -> tuple[float, np.ndarray]:
+        level, slope, bias = unpack(p)
+        cooled = logits * np.reshape(np.exp(-(level + slope * log_noise)), (-1, 1))
+        scores = log_softmax(cooled + bias, axis=1)
+        excess = np.exp(scores)
+        excess[rows, targets] -= 1  # the gradient by the cooled, shifted logits
+        by_level = -(excess * cooled).sum(axis=1)
+        gradient = np.zeros(2 + _CLASSES)
+        gradient[0] = by_level.sum()
+        if noise is not None:
+            gradient[1] = (by_level * log_noise).sum() + slope / _SLOPE_WIDTH**2
+        if vector:
+            by_bias = excess.sum(axis=0) + bias / _BIAS_WIDTH**2
+            gradient[2:] = by_bias - by_bias.mean()
+        value = -scores[rows, targets].sum()
+        value += (slope / _SLOPE_WIDTH) ** 2 / 2 + (bias**2).sum() / _BIAS_WIDTH**2 / 2
+        return value / len(rows), gradient / len(rows)
+
+    bounds = [(-3, 3), (-1, 1)] + [(-5, 5)] * _CLASSES
+    found = minimize(loss, np.zeros(2 + _CLASSES), jac=True, method="L-BFGS-B", bounds=bounds)
+    level, slope, bias = unpack(found.x)
+    return Calibration(
+        temperature=float(np.exp(level)),
+        bias=tuple(float(shift) for shift in bias),
+        noise_slope=float(slope),
+        prior=tuple(float(share) for share in shares) if prior else None,
+    )
+
+
+def adapt_prior(
+    probabilities: np.ndarray, prior: np.ndarray, *, prior_cells: float = _PRIOR_CELLS
+) -> tuple[np.ndarray, np.ndarray]:
+    """Find how frequent the classes are in one image, and correct its probabilities for it.
+
+    The expectation maximisation of Saerens et al. (2002) with a Dirichlet prior about the
+    training images' mix, so that an image of few cells keeps to that.
+
+    Parameters
+    ----------
+    probabilities : ndarray of shape (N, 6)
+        Of every cell of the image; NaN where the network never saw a cell.
+    prior : ndarray of shape (6,)
+        How frequent the classes were in training.
+    prior_cells : float
+        How many cells the prior counts for.
+
+    Returns
+    -------
+    probabilities : ndarray of shape (N, 6)
+    shares : ndarray of shape (6,)
+        How frequent the classes are in this image.
+    """
+    probabilities = np.asarray(probabilities, float)
+    known = np.isfinite(probabilities).all(axis=1)
+    seen, prior = probabilities[known], np.asarray(prior, float)
+    shares, posterior = prior, seen
+    for _ in range(_PRIOR_ROUNDS if len(seen) else 0):
+        posterior = seen * (shares / prior)
+        posterior /= posterior.sum(axis=1, keepdims=True)
+        found = (posterior.sum(axis=0) + prior_cells * prior) / (len(seen) + prior_cells)
+        settled = np.abs(found - shares).max() < 1e-6
+        shares = found
+        if settled:
+            break
+    adapted = probabilities.copy()
+    adapted[known] = posterior
+    return adapted, shares
+
+
+def noise_of_residuals(residuals: np.ndarray) -> float:
+    """Return the noise of an image, in X₂ columns, from its cells' residual windows.
+
+    Parameters
+    ----------
+    residuals : ndarray of shape (K, h, w)
+        Channel 1 of the default input: what the mean window leaves, in units of an X₂ column.
+
+    Returns
+    -------
+    float
+        Standard deviation of a sample, from the median of its modulus: defects are a minority.
+    """
+    if not np.size(residuals):
+        return _REFERENCE_NOISE
+    return float(np.median(np.abs(residuals)) / 0.6745)
+
+
+def _log_noise(noise: float | np.ndarray | None) -> np.ndarray:
+    """Return the logarithm of a noise over the reference, within what can be believed."""
+    if noise is None:
+        return np.zeros(1)
+    return np.log(np.clip(np.asarray(noise, float), *_NOISE_RANGE) / _REFERENCE_NOISE)

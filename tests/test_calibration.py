@@ -1,0 +1,145 @@
+"""Calibration and its measure, on logits whose honest probabilities are known."""
+
+import json
+
+import numpy as np
+import pytest
+from scipy.special import softmax
+
+from napari_point_defects.classification.calibration import (
+    Calibration,
+    adapt_prior,
+    fit_calibration,
+    noise_of_residuals,
+)
+from napari_point_defects.classification.reliability import (
+    chance_error,
+    class_wise_error,
+    reliability,
+    top_label_error,
+)
+
+PRIOR = np.array([0.85, 0.06, 0.04, 0.03, 0.01, 0.01])
+
+
+def honest(n, seed=0, prior=PRIOR, spread=2.0):
+    """Return logits whose softmax is the truth's distribution, and the truth."""
+    rng = np.random.default_rng(seed)
+    classes = rng.choice(6, n, p=prior)
+    # one Gaussian observation per class: the likelihood ratios give exact posteriors
+    seen = spread * np.eye(6)[classes] + rng.normal(size=(n, 6))
+    return spread * seen + np.log(prior), classes
+
+
+def test_error_by_hand():
+    confidence = np.array([0.9, 0.9, 0.9, 0.9, 0.6, 0.6])
+    correct = np.array([True, True, True, False, False, False])
+    # two bins: 4 cells 0.15 too sure, 2 cells 0.6 too sure
+    found = reliability(confidence, correct)
+    assert found.cells.tolist() == [2, 4]
+    assert found.error == pytest.approx((4 * 0.15 + 2 * 0.6) / 6)
+    halves = reliability(confidence, correct, bins=2, equal_mass=True)
+    assert halves.cells.tolist() == [3, 3]
+    assert reliability(np.array([1.0]), np.array([True])).error == 0
+    assert np.isnan(reliability(np.empty(0), np.empty(0, bool)).error)
+
+
+@pytest.mark.parametrize("equal_mass", [False, True])
+def test_honest_probabilities_have_no_error_but_chance(equal_mass):
+    logits, classes = honest(40_000)
+    probabilities = softmax(logits, axis=1)
+    error = top_label_error(probabilities, classes, equal_mass=equal_mass)
+    chance = chance_error(probabilities, np.random.default_rng(1), equal_mass=equal_mass)
+    assert error < 2 * chance < 0.01
+    assert class_wise_error(probabilities, classes, equal_mass=equal_mass) < 0.005
+    sharper = softmax(3 * logits, axis=1)
+    assert top_label_error(sharper, classes, equal_mass=equal_mass) > 10 * error
+
+
+def test_temperature_and_bias_are_found():
+    logits, classes = honest(40_000)
+    bias = np.array([0.6, -0.3, 0.2, -0.5, 0.0, 0.0])
+    spoilt = 2.5 * (logits - bias)
+    found = fit_calibration(spoilt, classes)
+    assert found.temperature == pytest.approx(2.5, rel=0.05)
+    assert np.allclose(found.bias, bias - bias.mean(), atol=0.15)
+    other, truth = honest(40_000, seed=9)
+    repaired = found.probabilities(2.5 * (other - bias))
+    assert top_label_error(repaired, truth) < 0.006
+    # one number alone leaves the classes off, which the top class's error hardly shows
+    plain = fit_calibration(spoilt, classes, vector=False)
+    one_number = class_wise_error(plain.probabilities(2.5 * (other - bias)), truth)
+    assert class_wise_error(repaired, truth) < 0.5 * one_number
+    assert plain.bias == (0.0,) * 6
+
+
+def test_temperature_follows_the_noise():
+    logits, classes = honest(60_000)
+    noise = np.exp(np.random.default_rng(3).uniform(np.log(0.02), np.log(0.6), len(classes)))
+    spoilt = logits * (noise / 0.1)[:, None] ** 0.4  # too sure where it is noisy
+    found = fit_calibration(spoilt, classes, noise)
+    assert found.noise_slope == pytest.approx(0.4, abs=0.03)
+    one = fit_calibration(spoilt, classes)
+    for part in (noise < 0.05, noise > 0.3):
+        with_noise = top_label_error(found.probabilities(spoilt, noise)[part], classes[part])
+        without = top_label_error(one.probabilities(spoilt)[part], classes[part])
+        assert with_noise < 0.5 * without
+
+
+def test_a_class_that_does_not_occur_is_left_alone():
+    logits, classes = honest(2_000, prior=np.array([0.9, 0.1, 0, 0, 0, 0]) + 1e-12)
+    found = fit_calibration(np.nan_to_num(logits, neginf=-30), classes)
+    assert np.isfinite(found.bias).all()
+    assert np.isfinite(found.probabilities(logits)).all()
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.4])
+def test_the_share_of_defects_of_an_image_is_found(rate):
+    own = np.append(1 - rate, PRIOR[1:] / PRIOR[1:].sum() * rate)
+    rng = np.random.default_rng(5)
+    classes = rng.choice(6, 4_000, p=own)
+    seen = 2.0 * np.eye(6)[classes] + rng.normal(size=(4_000, 6))
+    as_trained = softmax(2.0 * seen + np.log(PRIOR), axis=1)
+    adapted, shares = adapt_prior(as_trained, PRIOR)
+    assert shares == pytest.approx(own, abs=0.03)
+    assert (adapted.argmax(1) != classes).sum() < (as_trained.argmax(1) != classes).sum()
+    assert top_label_error(adapted, classes) < top_label_error(as_trained, classes)
+    assert np.allclose(adapted.sum(axis=1), 1)
+
+
+def test_few_cells_keep_to_what_was_trained():
+    logits, _ = honest(6)
+    probabilities = softmax(logits, axis=1)
+    probabilities[2] = np.nan
+    adapted, shares = adapt_prior(probabilities, PRIOR)
+    assert shares == pytest.approx(PRIOR, abs=0.03)
+    assert np.isnan(adapted[2]).all()
+    assert np.isfinite(np.delete(adapted, 2, axis=0)).all()
+    assert adapt_prior(np.empty((0, 6)), PRIOR)[0].shape == (0, 6)
+    assert Calibration().adapted(probabilities) is probabilities
+
+
+def test_the_model_card_keeps_it():
+    logits, classes = honest(3_000)
+    noise = np.full(3_000, 0.2)
+    found = fit_calibration(logits, classes, noise, prior=True)
+    card = json.loads(json.dumps({"calibration": found.as_card()}))
+    assert Calibration.from_card(card) == found
+    assert np.array_equal(
+        Calibration.from_card(card).probabilities(logits, 0.2), found.probabilities(logits, noise)
+    )
+    # cards written before this
+    old = Calibration.from_card({"temperature": 1.5})
+    assert np.allclose(old.probabilities(logits), softmax(logits / 1.5, axis=1))
+    with pytest.raises((KeyError, TypeError, ValueError)):
+        Calibration.from_card({})
+    with pytest.raises(ValueError, match="classes"):
+        Calibration.from_card({"calibration": found.as_card() | {"bias": [0.0]}})
+
+
+def test_noise_is_that_of_the_perfect_cells():
+    rng = np.random.default_rng(0)
+    windows = rng.normal(0, 0.2, (50, 12, 12))
+    windows[:5, 4:8, 4:8] -= 1  # defects
+    assert noise_of_residuals(windows) == pytest.approx(0.2, rel=0.05)
+    assert noise_of_residuals(np.empty((0, 12, 12))) > 0
