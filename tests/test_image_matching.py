@@ -20,10 +20,10 @@ from napari_point_defects.errors import PointDefectsError, Stopped
 from napari_point_defects.image_matching import (
     analyze_and_match,
     match_image,
-    outside_training,
     write_match,
 )
 from napari_point_defects.measured import Estimate
+from napari_point_defects.pipeline import Analysis, Detection
 from napari_point_defects.records import StemImage
 from napari_point_defects.retraining.adapting import AdaptSettings, adapt
 from napari_point_defects.simulation.presets import PRESETS, TrainingSetSettings, load_settings
@@ -34,6 +34,7 @@ from napari_point_defects.simulation.training_range import (
     range_of_set,
     range_warnings,
 )
+from napari_point_defects.training_check import outside_training, with_training_warnings
 from napari_point_defects.weights import load_weights, save_weights
 
 NAME = "dirty"
@@ -236,15 +237,29 @@ def test_an_uncertain_value_is_not_outside(known):
     assert range_warnings(replace(found, measurement=unsure), {"classifier": wide}) == ()
 
 
-def test_lattice_and_material_are_checked_too(known):
+def test_the_lattice_is_checked_too(known):
     _, found = known
-    narrow = range_of_set(TrainingSetSettings(materials=("WS2",), a_px=(30.0, 40.0)))
-    lines = range_warnings(found, {"classifier": narrow})
-    assert any(
-        line.startswith("the material is MoS2, the classifier learned WS2") for line in lines
+    narrow = range_of_set(TrainingSetSettings(materials=("MoS2",), a_px=(30.0, 40.0)))
+    (line,) = range_warnings(found, {"classifier": narrow})
+    assert line.startswith(
+        "the lattice constant is 22 px, the classifier learned 30 to 40 px: train on images like it"
     )
-    assert any("the lattice constant is 22 px, the classifier learned 30 to 40 px" in line
-               for line in lines)  # fmt: skip
+
+
+def test_an_analysis_warns_from_its_census(known):
+    image, found = known
+    odd = replace(found.measurement, contamination=Estimate(0.9, 0.8, 1.0))
+    detection = Detection(found.lattice, None, (found.pixel_size_nm,) * 2, "lattice", ("before",))
+    census = {"warnings": ["before"], "measurement": odd.as_dict()}
+    settings = AnalysisSettings(material="MoS2")
+    told = with_training_warnings(Analysis(image, detection, None, census), settings)
+    assert told.census["warnings"] == list(told.detection.warnings)
+    assert told.census["warnings"][0] == "before"
+    assert "the contamination is 0.9" in told.census["warnings"][1]
+    assert census["warnings"] == ["before"]
+    for values in ({"warnings": []}, {"warnings": [], "measurement": found.measurement.as_dict()}):
+        analysis = Analysis(image, detection, None, values)
+        assert with_training_warnings(analysis, settings) is analysis
 
 
 def test_unknown_weights_give_no_warnings(known, untrained):

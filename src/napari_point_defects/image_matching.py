@@ -22,8 +22,6 @@ from napari_point_defects.simulation.comparison import ImageComparison, compare_
 from napari_point_defects.simulation.images import Example, example_of_recipe
 from napari_point_defects.simulation.likeness import Likeness, MeasuredImage, match
 from napari_point_defects.simulation.presets import PRESETS, TrainingSetSettings
-from napari_point_defects.simulation.training_range import range_of_card, range_warnings
-from napari_point_defects.weights import load_weights
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -208,19 +206,6 @@ def analyze_and_match(
         raise Stopped
     on_progress(0.9, "simulating a likeness")
     return match_image(image, observed, base=base, seed=seed)
-
-
-def outside_training(observed: MeasuredImage, settings: AnalysisSettings) -> tuple[str, ...]:
-    """Say what of an image lies outside what the weights of an analysis were trained on.
-
-    Returns
-    -------
-    tuple of str
-        One line for each quantity; none for weights whose card names no training set.
-    """
-    files = {"detector": settings.detector_weights, "classifier": settings.classifier_weights}
-    ranges = {kind: range_of_card(load_weights(kind, path).card) for kind, path in files.items()}
-    return range_warnings(observed, ranges)
 
 
 def match_paths(folder: Path) -> dict[str, Path]:

@@ -21,6 +21,7 @@ from napari_point_defects.lattice import find_lattice
 from napari_point_defects.materials import get_material
 from napari_point_defects.netcasting import Recast, cast_net, recast
 from napari_point_defects.records import Hexagons, Lattice, StemImage, UnitCells
+from napari_point_defects.training_check import with_training_warnings
 
 Progress = Callable[[float, str], None]
 
@@ -285,7 +286,8 @@ def analyze(
         on_progress=lambda share, text: on_progress(0.5 + 0.5 * share, f"classes: {text}"),
         should_stop=should_stop,
     )
-    return Analysis(image, detection, cells, census_of(image, detection, cells, settings))
+    analysis = Analysis(image, detection, cells, census_of(image, detection, cells, settings))
+    return with_training_warnings(analysis, settings)
 
 
 def _detector(weights: Path | None, device: str) -> Detector:
