@@ -114,6 +114,32 @@ def test_a_large_image_is_compared_with_its_middle(known, monkeypatch):
     np.testing.assert_array_equal(match.shown, image.data[96:224, 86:214])
 
 
+@pytest.mark.parametrize("mu", [3.0, 12.0])
+def test_noise_without_counts_comes_from_the_power_spectrum(mu):
+    recipe = RECIPES["bright"].model_copy(
+        update={"noise": NoiseSettings(poisson_lambda=0, gaussian_mu=mu)}
+    )
+    pixels, scene = simulate_recipe(recipe)
+    _, known = observed(RECIPES["bright"])
+    none = Estimate(np.nan, np.nan, np.nan)
+    told = dict.fromkeys(
+        ("counts_per_level", "poisson_lambda", "column_counts", "read_noise"), none
+    )
+    found = replace(known, measurement=replace(known.measurement, **told), bits=8)
+    match = match_image(StemImage(pixels.astype(np.float32), "field"), found)
+    noise = match.likeness.recipe.noise
+    brightest = scene.brightest_peak / scene.peak
+    wanted = mu / recipe.noise.levels_per_peak(brightest)
+    assert noise.gaussian_mu / noise.levels_per_peak(brightest) == pytest.approx(wanted, rel=0.1)
+    low, high = match.likeness.settings.gaussian_mu
+    assert low < noise.gaussian_mu < high
+    assert match.likeness.settings.column_counts[0] >= 1e4
+    assert match.comparison.spectrum_distance < 0.3  # without noise 1 and more
+    assert match.likeness.remarks == (
+        "all noise is taken to be the detector's, as strong as the power spectrum says",
+    )
+
+
 def measured_again(recipe):
     """Measure a recipe's image with its true lattice and cells."""
     pixels, scene = simulate_recipe(recipe)

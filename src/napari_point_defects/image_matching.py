@@ -21,6 +21,7 @@ from napari_point_defects.simulation.columns import load_columns
 from napari_point_defects.simulation.comparison import ImageComparison, compare_images
 from napari_point_defects.simulation.images import Example, example_of_recipe
 from napari_point_defects.simulation.likeness import Likeness, MeasuredImage, match
+from napari_point_defects.simulation.noise_floor import with_noise_floor
 from napari_point_defects.simulation.presets import PRESETS, TrainingSetSettings
 
 if TYPE_CHECKING:
@@ -158,6 +159,11 @@ def match_image(
     start = [(n - m) // 2 for n, m in zip(image.data.shape, shape, strict=True)]
     shown = image.data[start[0] : start[0] + shape[0], start[1] : start[1] + shape[1]]
     comparison = compare_images(shown, example.image.pixels, observed.lattice.a_px)
+    noise = likeness.recipe.noise
+    if not noise.poisson_lambda and not noise.gaussian_mu:
+        likeness = with_noise_floor(likeness, example.image.pixels, comparison)
+        example = example_of_recipe(likeness.recipe)
+        comparison = compare_images(shown, example.image.pixels, observed.lattice.a_px)
     return ImageMatch(image, observed, likeness, shown, example, comparison)
 
 
