@@ -20,20 +20,24 @@ from napari_point_defects.errors import PointDefectsError, Stopped
 from napari_point_defects.image_matching import (
     analyze_and_match,
     match_image,
-    outside_training,
+    observe,
     write_match,
 )
 from napari_point_defects.measured import Estimate
-from napari_point_defects.records import StemImage
+from napari_point_defects.pipeline import Analysis, Detection
+from napari_point_defects.records import StemImage, UnitCells
 from napari_point_defects.retraining.adapting import AdaptSettings, adapt
+from napari_point_defects.simulation.noise import NoiseSettings
 from napari_point_defects.simulation.presets import PRESETS, TrainingSetSettings, load_settings
 from napari_point_defects.simulation.recipes import Recipe, simulate_recipe
+from napari_point_defects.simulation.scenes import SceneSettings
 from napari_point_defects.simulation.training_range import (
     range_of_card,
     range_of_record,
     range_of_set,
     range_warnings,
 )
+from napari_point_defects.training_check import outside_training, with_training_warnings
 from napari_point_defects.weights import load_weights, save_weights
 
 NAME = "dirty"
@@ -108,6 +112,91 @@ def test_a_large_image_is_compared_with_its_middle(known, monkeypatch):
     match = match_image(image, found)
     assert match.simulated.shape == (128, 128)
     np.testing.assert_array_equal(match.shown, image.data[96:224, 86:214])
+
+
+@pytest.mark.parametrize("mu", [3.0, 12.0])
+def test_noise_without_counts_comes_from_the_power_spectrum(mu):
+    recipe = RECIPES["bright"].model_copy(
+        update={"noise": NoiseSettings(poisson_lambda=0, gaussian_mu=mu)}
+    )
+    pixels, scene = simulate_recipe(recipe)
+    _, known = observed(RECIPES["bright"])
+    none = Estimate(np.nan, np.nan, np.nan)
+    told = dict.fromkeys(
+        ("counts_per_level", "poisson_lambda", "column_counts", "read_noise"), none
+    )
+    found = replace(known, measurement=replace(known.measurement, **told), bits=8)
+    match = match_image(StemImage(pixels.astype(np.float32), "field"), found)
+    noise = match.likeness.recipe.noise
+    brightest = scene.brightest_peak / scene.peak
+    wanted = mu / recipe.noise.levels_per_peak(brightest)
+    assert noise.gaussian_mu / noise.levels_per_peak(brightest) == pytest.approx(wanted, rel=0.1)
+    low, high = match.likeness.settings.gaussian_mu
+    assert low < noise.gaussian_mu < high
+    assert match.likeness.settings.column_counts[0] >= 1e4
+    assert match.comparison.spectrum_distance < 0.3  # without noise 1 and more
+    assert match.likeness.remarks == (
+        "all noise is taken to be the detector's, as strong as the power spectrum says",
+    )
+
+
+def measured_again(recipe):
+    """Measure a recipe's image with its true lattice and cells."""
+    pixels, scene = simulate_recipe(recipe)
+    sure = np.full((len(scene.classes), 6), 1e-3)
+    sure[np.arange(len(sure)), scene.classes] = 0.995
+    cells = UnitCells(scene.chalcogen_px, scene.metal_px, np.full(len(sure), 2), sure)
+    size = (recipe.scene.pixel_size_nm,) * 2
+    detection = Detection(scene.lattice, None, size, "lattice")
+    image = StemImage(pixels.astype(np.float32), "field")
+    settings = AnalysisSettings(material=recipe.scene.material)
+    return image, observe(image, detection, cells, settings)
+
+
+SEEN = {
+    "MoTe2": (
+        SceneSettings(material="MoTe2", a_px=18, source_fwhm_nm=0.07, jitter_a=0.015),
+        18,
+        10,
+    ),
+    "WS2": (SceneSettings(material="WS2", a_px=24, source_fwhm_nm=0.1, chalcogen_gain=1.15), 40, 4),
+    "MoS2": (SceneSettings(material="MoS2", a_px=20, source_fwhm_nm=0.12, shear=0.06), 8, 6),
+}
+
+
+@pytest.mark.parametrize("material", SEEN)
+def test_the_likeness_measures_as_the_image_does(material):
+    pytest.importorskip("napari_point_defects.measurement")
+    scene, lam, mu = SEEN[material]
+    noise = NoiseSettings(poisson_lambda=lam, gaussian_mu=mu)
+    recipe = Recipe(
+        scene=scene.model_copy(update={"height_px": 400, "width_px": 400}), noise=noise, seed=11
+    )
+    image, found = measured_again(recipe)
+    match = match_image(image, found)
+    _, again = measured_again(match.likeness.recipe)
+    for name, tolerance in (
+        ("poisson_lambda", 0.12),
+        ("column_counts", 0.15),
+        ("probe_fwhm_nm", 0.05),
+        ("contrast_ratio", 0.06),
+    ):
+        first, second = (getattr(o.measurement, name).value for o in (found, again))
+        assert second == pytest.approx(first, rel=tolerance), name
+    relative = [
+        m.read_noise.value * m.counts_per_level.value / m.poisson_lambda.value
+        for m in (found.measurement, again.measurement)
+    ]
+    assert relative[1] == pytest.approx(relative[0], rel=0.12)
+    if scene.jitter_a:
+        assert again.measurement.jitter_px.value == pytest.approx(
+            found.measurement.jitter_px.value, rel=0.2
+        )
+    # and what was measured is what was simulated
+    assert match.likeness.recipe.scene.source_fwhm_nm == pytest.approx(
+        scene.source_fwhm_nm, abs=0.012
+    )
+    assert match.comparison.histogram_distance < 0.03
 
 
 @pytest.mark.parametrize(
@@ -236,15 +325,29 @@ def test_an_uncertain_value_is_not_outside(known):
     assert range_warnings(replace(found, measurement=unsure), {"classifier": wide}) == ()
 
 
-def test_lattice_and_material_are_checked_too(known):
+def test_the_lattice_is_checked_too(known):
     _, found = known
-    narrow = range_of_set(TrainingSetSettings(materials=("WS2",), a_px=(30.0, 40.0)))
-    lines = range_warnings(found, {"classifier": narrow})
-    assert any(
-        line.startswith("the material is MoS2, the classifier learned WS2") for line in lines
+    narrow = range_of_set(TrainingSetSettings(materials=("MoS2",), a_px=(30.0, 40.0)))
+    (line,) = range_warnings(found, {"classifier": narrow})
+    assert line.startswith(
+        "the lattice constant is 22 px, the classifier learned 30 to 40 px: train on images like it"
     )
-    assert any("the lattice constant is 22 px, the classifier learned 30 to 40 px" in line
-               for line in lines)  # fmt: skip
+
+
+def test_an_analysis_warns_from_its_census(known):
+    image, found = known
+    odd = replace(found.measurement, contamination=Estimate(0.9, 0.8, 1.0))
+    detection = Detection(found.lattice, None, (found.pixel_size_nm,) * 2, "lattice", ("before",))
+    census = {"warnings": ["before"], "measurement": odd.as_dict()}
+    settings = AnalysisSettings(material="MoS2")
+    told = with_training_warnings(Analysis(image, detection, None, census), settings)
+    assert told.census["warnings"] == list(told.detection.warnings)
+    assert told.census["warnings"][0] == "before"
+    assert "the contamination is 0.9" in told.census["warnings"][1]
+    assert census["warnings"] == ["before"]
+    for values in ({"warnings": []}, {"warnings": [], "measurement": found.measurement.as_dict()}):
+        analysis = Analysis(image, detection, None, values)
+        assert with_training_warnings(analysis, settings) is analysis
 
 
 def test_unknown_weights_give_no_warnings(known, untrained):
@@ -374,3 +477,34 @@ def test_options_that_do_not_go_together(options, message, tmp_path, command):
     result = command("simulate", "-o", tmp_path / "set", *options)
     assert isinstance(result.exception, PointDefectsError)
     assert message in str(result.exception)
+
+
+def test_adapt_prints_both_scores_and_the_next_command(
+    known, untrained, image_file, tmp_path, command, monkeypatch
+):
+    from napari_point_defects.retraining import adapting
+
+    asked = []
+
+    def tiny(match, folder, settings, analysis, **callbacks):
+        asked.append(settings)
+        return adapt(small(match), folder, TINY, analysis, **callbacks)
+
+    monkeypatch.setattr(adapting, "adapt", tiny)
+    monkeypatch.setattr(
+        image_matching, "analyze_and_match", lambda image, settings, **rest: match_image(*known)
+    )
+    out = tmp_path / "adapted"
+    result = command(
+        *("adapt", image_file, "-o", out, "--material", "mos2", "--images", 40, "--device", "cpu"),
+        *("--classifier-weights", untrained.classifier_weights),
+        *("--detector-weights", untrained.detector_weights),
+    )
+    assert result.exit_code == 0, result.output
+    assert asked[0].train_images == 40
+    assert result.output.count("accuracy") == 2
+    last = result.output.strip().splitlines()[-1]
+    assert last.startswith("point-defects analyze")
+    assert str(out / "classifier") in last
+    again = command("adapt", image_file, "-o", out)
+    assert "not empty" in str(again.exception)

@@ -50,7 +50,7 @@ ROWS = [
     },
     {"simulation", "measurement", "detection", "classification", "baselines", "labels"},
     {"census", "quality"},
-    {"image_matching", "pipeline", "evaluation", "results", "retraining"},
+    {"image_matching", "pipeline", "evaluation", "results", "retraining", "training_check"},
     {"cli", "napari_ui"},
 ]
 SIBLINGS = ROWS[2] | ROWS[5]

@@ -21,9 +21,8 @@ from napari_point_defects.simulation.columns import load_columns
 from napari_point_defects.simulation.comparison import ImageComparison, compare_images
 from napari_point_defects.simulation.images import Example, example_of_recipe
 from napari_point_defects.simulation.likeness import Likeness, MeasuredImage, match
+from napari_point_defects.simulation.noise_floor import with_noise_floor
 from napari_point_defects.simulation.presets import PRESETS, TrainingSetSettings
-from napari_point_defects.simulation.training_range import range_of_card, range_warnings
-from napari_point_defects.weights import load_weights
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -160,6 +159,11 @@ def match_image(
     start = [(n - m) // 2 for n, m in zip(image.data.shape, shape, strict=True)]
     shown = image.data[start[0] : start[0] + shape[0], start[1] : start[1] + shape[1]]
     comparison = compare_images(shown, example.image.pixels, observed.lattice.a_px)
+    noise = likeness.recipe.noise
+    if not noise.poisson_lambda and not noise.gaussian_mu:
+        likeness = with_noise_floor(likeness, example.image.pixels, comparison)
+        example = example_of_recipe(likeness.recipe)
+        comparison = compare_images(shown, example.image.pixels, observed.lattice.a_px)
     return ImageMatch(image, observed, likeness, shown, example, comparison)
 
 
@@ -208,19 +212,6 @@ def analyze_and_match(
         raise Stopped
     on_progress(0.9, "simulating a likeness")
     return match_image(image, observed, base=base, seed=seed)
-
-
-def outside_training(observed: MeasuredImage, settings: AnalysisSettings) -> tuple[str, ...]:
-    """Say what of an image lies outside what the weights of an analysis were trained on.
-
-    Returns
-    -------
-    tuple of str
-        One line for each quantity; none for weights whose card names no training set.
-    """
-    files = {"detector": settings.detector_weights, "classifier": settings.classifier_weights}
-    ranges = {kind: range_of_card(load_weights(kind, path).card) for kind, path in files.items()}
-    return range_warnings(observed, ranges)
 
 
 def match_paths(folder: Path) -> dict[str, Path]:

@@ -44,6 +44,7 @@ from napari_point_defects.region_limits import (
     recast_within,
     region_entry,
 )
+from napari_point_defects.training_check import with_training_warnings
 from napari_point_defects.weights.trained_on import with_current_warning
 
 Progress = Callable[[float, str], None]
@@ -398,7 +399,8 @@ def analyze(
         should_stop=should_stop,
     )
     measured = measure(image, detection, cells, settings)
-    return Analysis(image, detection, cells, census_of(image, detection, cells, settings, measured))
+    census = census_of(image, detection, cells, settings, measured)
+    return with_training_warnings(Analysis(image, detection, cells, census), settings)
 
 
 def _domains_inside(

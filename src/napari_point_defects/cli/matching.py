@@ -63,7 +63,7 @@ def analysis_settings(**given) -> AnalysisSettings:
 
 def tell_match(found: ImageMatch, settings: AnalysisSettings) -> None:
     """Print what was measured and how alike image and likeness are; warnings on standard error."""
-    from napari_point_defects.image_matching import outside_training
+    from napari_point_defects.training_check import outside_training
 
     scene, noise = found.likeness.recipe.scene, found.likeness.recipe.noise
     typer.echo(

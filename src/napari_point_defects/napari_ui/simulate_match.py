@@ -12,13 +12,13 @@ from napari_point_defects.image_matching import (
     analyze_and_match,
     match_image,
     observe,
-    outside_training,
 )
 from napari_point_defects.materials import get_material
 from napari_point_defects.napari_ui.cell_tables import cells_of_table
 from napari_point_defects.napari_ui.image_layers import stem_image
 from napari_point_defects.napari_ui.layer_cells import current_table
 from napari_point_defects.napari_ui.links import CellsLink, HexagonsLink, link_of, own_layer
+from napari_point_defects.training_check import outside_training
 
 if TYPE_CHECKING:
     from napari import Viewer

@@ -55,6 +55,6 @@ def amplifier_for_clipping(recipe: Recipe, clipped_low: float, clipped_high: flo
     changed = {
         "black_level": black,
         "gain": gain,
-        "gaussian_mu": noise.gaussian_mu * gain * unit / per_peak,
+        "gaussian_mu": float(noise.gaussian_mu * gain * unit / per_peak),
     }
     return recipe.model_copy(update={"noise": noise.model_copy(update=changed)})

@@ -62,6 +62,9 @@ from napari_point_defects.simulation.superposition import Blur
 PRESET = "like"
 """What the settings of such a set are called."""
 
+NO_COUNTS = "the counts could not be measured: the dose's range stays"
+NO_READ_NOISE = "the read noise could not be measured: its range stays"
+
 _WIDE = PRESETS["wide"]
 _SLANT, _LARGEST_SLANT = 0.04, 0.3
 _FWHM = 0.08
@@ -309,8 +312,8 @@ def _match_noise(
     else:
         # without counts nothing says how large a count is: all noise is the detector's then
         lam = Estimate(0.0, 0.0, 0.0)
-        remarks.append("the counts could not be measured: the dose's range stays")
-    noise = NoiseSettings(poisson_lambda=lam.value, gaussian_mu=0.0, bits=image.bits)
+        remarks.append(NO_COUNTS)
+    noise = NoiseSettings(poisson_lambda=float(lam.value), gaussian_mu=0.0, bits=image.bits)
     per_peak = noise.levels_per_peak(probe.image.brightest(probe.chalcogen_gain))
     read = measured.read_noise
     if is_known(read) and is_known(measured.counts_per_level) and lam.value > 0:
@@ -321,7 +324,7 @@ def _match_noise(
         ranges |= {"gaussian_mu": (max(low, 0.0), max(high, 0.2)), "gaussian_share": 1.0}
         noise = noise.model_copy(update={"gaussian_mu": mu})
     else:
-        remarks.append("the read noise could not be measured: its range stays")
+        remarks.append(NO_READ_NOISE)
     return _Noise(noise, ranges)
 
 
