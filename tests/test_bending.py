@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from napari_point_defects.canonical import sample_windows, to_canonical_image
+from napari_point_defects.labels.store import LabelStore
 from napari_point_defects.lattice import find_lattice
 from napari_point_defects.materials import (
     CHALCOGEN_SITES,
@@ -11,8 +12,15 @@ from napari_point_defects.materials import (
     METAL_SITES,
     get_material,
 )
-from napari_point_defects.records import Bending, Lattice
+from napari_point_defects.records import Bending, Lattice, StemImage
 from napari_point_defects.simulation.scenes import SceneSettings, make_scene
+from napari_point_defects.training_set import (
+    LabelledImage,
+    TrainingSet,
+    TrainingSetWriter,
+    bending_fields,
+    bending_of,
+)
 
 SHAPE = (300, 340)
 
@@ -163,3 +171,60 @@ def test_noise_only_makes_the_field_smoother():
         lattice = find_lattice(image, get_material("MoS2"))
         assert lattice.bending is not None
         assert np.quantile(errors_a(lattice, truth), 0.95) < 0.1
+
+
+def test_bending_is_kept_in_training_sets(tmp_path):
+    lattice = bent()
+    item = LabelledImage(
+        np.zeros(SHAPE, np.uint8),
+        lattice,
+        "MoS2",
+        lattice.to_image(np.zeros((1, 2))),
+        *(lattice.to_image(sites[:1]) for sites in (CHALCOGEN_SITES, METAL_SITES)),
+        np.zeros(1, int),
+    )
+    writer = TrainingSetWriter(tmp_path / "train")
+    writer.add(item)
+    writer.close()
+    (read,) = TrainingSet(tmp_path / "train")
+    points = np.random.default_rng(2).uniform(0, 300, (50, 2))
+    assert read.lattice.to_canonical(points) == pytest.approx(
+        lattice.to_canonical(points), abs=1e-3
+    )
+
+
+def test_bending_is_kept_in_the_label_store(tmp_path):
+    image = StemImage(np.random.default_rng(3).normal(size=SHAPE).astype(np.float32), "bent")
+    store = LabelStore(tmp_path)
+    details = {"material": "MoS2", "pixel_size_nm": None, "pixel_size_source": "none"}
+    store.register(image, lattice=bent(), **details)
+    points = np.random.default_rng(2).uniform(0, 300, (50, 2))
+    expected = bent().to_canonical(points)
+    found = LabelStore(tmp_path).find(image).lattice
+    assert found.to_canonical(points) == pytest.approx(expected, abs=1e-3)
+    # a later analysis found it straight
+    straight = Lattice(bent().origin_px, bent().matrix_px)
+    store.register(image, lattice=straight, **details)
+    assert LabelStore(tmp_path).find(image).lattice.bending is None
+
+
+def test_stores_of_older_programs_open(tmp_path):
+    LabelStore(tmp_path).connection.execute("DROP TABLE bendings")
+    image = StemImage(np.random.default_rng(3).normal(size=SHAPE).astype(np.float32), "bent")
+    details = {"material": "MoS2", "pixel_size_nm": None, "pixel_size_source": "none"}
+    LabelStore(tmp_path).register(image, lattice=bent(), **details)
+    assert LabelStore(tmp_path).images()[0].lattice.bending is not None
+
+
+def test_exported_lattices_are_checked():
+    fields = bending_fields(bent().bending)
+    assert bending_of(fields).field_px == pytest.approx(bent().bending.field_px, abs=1e-3)
+    assert bending_of(None) is None
+    for broken in (
+        {"field": [[1.0, 2.0]]},
+        {"step": [0.0, 1.0]},
+        {"origin": [np.nan, 0.0]},
+        {"origin": [0.0]},
+    ):
+        with pytest.raises(ValueError, match="bending"):
+            bending_of(fields | broken)

@@ -131,7 +131,8 @@ def find_surface(
     if phases is None:
         return None
     followed = _follow(phases)
-    if followed is None:
+    # noise only adds to what departs from a plane
+    if followed is None or _bent_by(followed[1], followed[2], phases) < _LEAST_A * a_px:
         return None
     return _fit(phases, *followed)
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.records import Calibration, Lattice, StemImage
+from napari_point_defects.training_set import bending_of
 
 COPIES = "images"
 """Folder of the copies, inside the project folder."""
@@ -88,7 +89,7 @@ def entry_row(entry: ImageEntry) -> tuple:
 
 
 def entry_of_row(row: tuple) -> ImageEntry:
-    """Make an entry of a row of the database."""
+    """Make an entry of a row of the database, its bending last."""
     numbers = row[11:19]
     return ImageEntry(
         id=row[0],
@@ -100,7 +101,12 @@ def entry_of_row(row: tuple) -> ImageEntry:
         material=row[7],
         pixel_size_nm=None if row[8] is None else (row[8], row[9]),
         pixel_size_source=row[10],
-        lattice=Lattice(np.array(numbers[:2]), np.array(numbers[2:6]).reshape(2, 2), *numbers[6:]),
+        lattice=Lattice(
+            np.array(numbers[:2]),
+            np.array(numbers[2:6]).reshape(2, 2),
+            *numbers[6:],
+            bending_of(None if row[20] is None else json.loads(row[20])),
+        ),
         settings=json.loads(row[19]),
     )
 
