@@ -69,7 +69,7 @@ def draw(lattice: Lattice, side: int, rng: np.random.Generator, counts: float = 
     -------
     image : ndarray of shape (side, side), float32
     chalcogen_px, missing : ndarray of shape (K, 2), (K,)
-        Columns in the image, and how many X atoms each lacks.
+        Columns in the image, off its edge, and how many X atoms each lacks.
     """
     image = np.empty((side, side), np.float32)
     sigma = 0.13 * lattice.a_px
@@ -97,7 +97,9 @@ def draw(lattice: Lattice, side: int, rng: np.random.Generator, counts: float = 
         clean = gaussian_filter(strip, sigma)[pad : pad + rows, pad : pad + side]
         clean *= counts * 2 * np.pi * sigma**2 / X_OVER_M
         image[top : top + rows] = rng.poisson(np.maximum(clean, 0) + 0.02 * counts)
-    kept = np.all((columns[0] >= 0) & (columns[0] <= side - 1), axis=1)
+    # hexagons at the very edge are cut off
+    margin = 1.5 * lattice.a_px
+    kept = np.all((columns[0] >= margin) & (columns[0] <= side - 1 - margin), axis=1)
     return image, columns[0][kept], missing[kept]
 
 
