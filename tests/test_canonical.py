@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from napari_point_defects import canonical
 from napari_point_defects.canonical import sample_windows, smooth_for_step, to_canonical_image
 from napari_point_defects.materials import BOND, CHALCOGEN_SITES, LATTICE_VECTORS, METAL_SITES
 from napari_point_defects.records import Lattice
@@ -182,3 +183,43 @@ def test_gaps_are_filled_with_the_median():
 
 def test_bond_is_the_distance_of_first_neighbours():
     assert np.linalg.norm(METAL_SITES[0] - CHALCOGEN_SITES[0]) == pytest.approx(BOND)
+
+
+def test_parts_are_the_whole(monkeypatch):
+    lattice = tilted_lattice()
+    image = crystal(lattice)
+    image[40:60, 100:140] = np.nan
+    whole = to_canonical_image(image, lattice, 24.0)
+    monkeypatch.setattr(canonical, "_PART_PX", 20_000)
+    assert to_canonical_image(image, lattice, 24.0).pixels == pytest.approx(whole.pixels, abs=1e-4)
+    source = canonical.Resampler(image, lattice, 24.0)
+    assert source.shape == whole.pixels.shape
+    flat, valid = source.part(70, 90, 100, 80)
+    part = whole.pixels[70:170, 90:170]
+    assert flat / source.spread == pytest.approx(part, abs=0.1)
+    assert np.array_equal(valid, part != 0)
+    outside, nothing = source.part(0, 0, 3, 3)
+    assert not outside.any()
+    assert not nothing.any()
+
+
+@pytest.mark.parametrize("a_px", [14.0, 40.0])
+def test_windows_are_the_same_wherever_they_are_cut_together(monkeypatch, a_px):
+    lattice = tilted_lattice(a_px)
+    image = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
+    centres = np.random.default_rng(1).uniform(-5, 265, (300, 2))
+    options = (3.2, 3.2), (48, 48)
+    together = sample_windows(image, lattice, centres, *options)
+    monkeypatch.setattr(canonical, "_TILE_PX", 30)
+    monkeypatch.setattr(canonical.neighbourhoods, "__defaults__", (30, None))
+    apart = sample_windows(image, lattice, centres, *options)
+    assert np.array_equal(np.isnan(together), np.isnan(apart))
+    assert np.nan_to_num(apart) == pytest.approx(np.nan_to_num(together), abs=1e-5)
+
+
+def test_neighbourhoods_hold_every_point_once():
+    points = np.random.default_rng(2).uniform(0, 1000, (500, 2))
+    groups = list(canonical.neighbourhoods(points, 100, most=3))
+    assert np.array_equal(np.sort(np.concatenate(groups)), np.arange(500))
+    assert all(len(group) <= 3 and np.ptp(points[group], axis=0).max() <= 100 for group in groups)
+    assert list(canonical.neighbourhoods(np.zeros((0, 2)))) == []

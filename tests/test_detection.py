@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from scipy.ndimage import maximum_filter
 from torchvision.models import mobilenet_v2
+from torchvision.ops import nms
 
 from napari_point_defects.canonical import CanonicalImage
 from napari_point_defects.detection import prediction
@@ -17,6 +19,7 @@ from napari_point_defects.detection.model import (
     build_detector,
     input_channels,
 )
+from napari_point_defects.detection.overlaps import without_doubles
 from napari_point_defects.detection.prediction import Detector
 from napari_point_defects.detection.training import DetectorModule, match_boxes, train_detector
 from napari_point_defects.errors import PointDefectsError, Stopped
@@ -196,6 +199,72 @@ def test_no_image_no_hexagons(monkeypatch):
     image = CanonicalImage(np.zeros((300, 300), np.float32), np.zeros(2), PIXELS_PER_A)
     found, scores, tiles = find(monkeypatch, image, tile_px=256)
     assert (len(found), len(scores), tiles) == (0, 0, 0)
+
+
+# --- large images ----------------------------------------------------------------------------
+
+
+def random_boxes(count, rng, extent=3000.0, spread=0.2):
+    centres = rng.uniform(0, extent, (count, 2))
+    half = 20 * (1 + spread * rng.normal(size=(count, 2)).clip(-2, 2))
+    half[:: max(1, count // 5)] *= 6  # some far too large
+    return np.concatenate([centres - half, centres + half], axis=1)
+
+
+@pytest.mark.parametrize("count", [0, 1, 40, 4000])
+def test_doubles_go_as_in_plain_suppression(count):
+    rng = np.random.default_rng(count)
+    boxes, scores = random_boxes(count, rng), np.round(rng.uniform(size=count), 2)
+    plain = nms(
+        torch.from_numpy(boxes[:, [1, 0, 3, 2]]).float(), torch.from_numpy(scores).float(), 0.4
+    )
+    kept = without_doubles(boxes, scores, 0.4)
+    assert np.array_equal(np.sort(kept), np.sort(plain.numpy()))
+    assert np.all(np.diff(scores[kept]) <= 0)
+
+
+def test_a_large_image_is_looked_at_in_pieces_alike(monkeypatch):
+    """A lattice of bright hollows, seen as a whole and in pieces of a few tiles."""
+    shape, a_px = (700, 900), 20.0
+    angle = np.radians(25)
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    lattice = Lattice(np.array([350.0, 450.0]), a_px * turn)
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    canonical = lattice.to_canonical(np.stack([y, x], -1).astype(float))
+    waves = canonical @ np.linalg.inv(LATTICE_VECTORS)
+    data = np.cos(2 * np.pi * waves).sum(-1) + np.cos(2 * np.pi * (waves.sum(-1)))
+    data = (data + 0.01 * y + np.random.default_rng(0).normal(0, 0.1, shape)).astype(np.float32)
+    data[100:140, 300:380] = np.nan
+
+    class PeakFinder:
+        seen = 0
+
+        def __call__(self, tensors):
+            tile = tensors[0][0].numpy()
+            type(self).seen = max(type(self).seen, tile.size)
+            peaks = (tile == maximum_filter(tile, 9)) & (tile > 1)
+            centres = np.argwhere(peaks).astype(float)
+            half = HEXAGON_SIZE / 2 * PIXELS_PER_A
+            boxes = np.concatenate([centres - half, centres + half], axis=1)[:, [1, 0, 3, 2]]
+            scores = 1 / (1 + np.exp(-tile[peaks]))
+            return [{"boxes": torch.from_numpy(boxes), "scores": torch.from_numpy(scores)}]
+
+    found = []
+    for whole_px in (10**9, 1000):
+        monkeypatch.setattr(prediction, "_WHOLE_PX", whole_px)
+        monkeypatch.setattr(prediction, "_PIECE_PX", 600)
+        shares = []
+        detector = detector_of(PeakFinder(), 256)
+        hexagons = detector.predict(
+            data, lattice, on_progress=lambda share, text, shares=shares: shares.append(share)
+        )
+        assert shares == sorted(shares)
+        found.append(hexagons)
+    whole, pieces = found
+    assert len(whole) > 1000
+    order = [np.lexsort(np.round(f.corners_px.mean(1), 2).T) for f in found]
+    assert whole.corners_px[order[0]] == pytest.approx(pieces.corners_px[order[1]], abs=1e-3)
+    assert whole.scores[order[0]] == pytest.approx(pieces.scores[order[1]], abs=1e-3)
 
 
 # --- training data ---------------------------------------------------------------------------

@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from napari_point_defects import lattice as lattice_module
+from napari_point_defects import lattice_windows
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.lattice import find_lattice
 from napari_point_defects.lattice_sites import expected_brightness_ratio
@@ -107,6 +109,21 @@ def test_finds_small_and_large_cells(side, a_px):
     true = make_lattice((side, side), a_px, -25.0, 0.1, 0.1)
     image = simulate(true, (side, side), MATERIALS["WSe2"], 2000, rng)
     assert_found(find_lattice(image, MATERIALS["WSe2"]), true, (side, side))
+
+
+def test_large_images_are_searched_in_windows_and_refined_over_all(monkeypatch):
+    shape, material = (700, 900), MATERIALS["WS2"]
+    true = make_lattice(shape, 14.0, 12.0, -0.06, 0.05)
+    image = simulate(true, shape, material, 200, np.random.default_rng(8))
+    image[200:500, 300:600] = np.nan  # the middle window shows nothing
+    whole = find_lattice(image, material)
+    monkeypatch.setattr(lattice_module, "LARGEST_WHOLE_PX", 1000)
+    monkeypatch.setattr(lattice_windows, "WINDOW_PX", 256)
+    windowed = find_lattice(image, material)
+    assert_found(windowed, true, shape)
+    assert windowed.matrix_px == pytest.approx(whole.matrix_px, abs=2e-3)
+    with pytest.raises(PointDefectsError, match="lattice"):
+        find_lattice(np.random.default_rng(9).normal(size=shape), material)
 
 
 def test_conventional_orientation_and_distortion():

@@ -204,7 +204,8 @@ def _reason_to_refuse(harmonics: Harmonics, spectrum: Spectrum, material: Materi
         return _NO_LATTICE
     if assign_sites(harmonics.mean_cell(), material).misfit > 0.15:
         return _NOT_HONEYCOMB
-    if has_foreign_peaks(harmonics.basis, spectrum) or has_half_order_peaks(
+    strain = 0.0 if harmonics.bending is None else harmonics.bending.largest_strain
+    if has_foreign_peaks(harmonics.basis, spectrum, strain) or has_half_order_peaks(
         harmonics.basis, spectrum
     ):
         return _NOT_SINGLE

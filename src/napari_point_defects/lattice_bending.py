@@ -23,9 +23,9 @@ from scipy.interpolate import BSpline
 _SPACING_A = 2.0  # between the places where phases are read
 _BLUR = 0.3  # before that, over the spacing: keeps the other harmonics out
 _FEWEST, _MOST = 6, 128  # places along the shorter side
-_STEEPEST = 0.05  # expected strain: how far a first step may lead from its neighbours
 _REACH_A = 0.16  # off the predicted displacement that is searched, in either direction
 _TRUSTED = (0.7, 0.5, 0.3)  # shares of the harmonics' strength found, the clearest first
+_ROUNDS = 10
 _KNOTS = 18
 _CLEAR_GAIN = 12.0  # of log-evidence over a plane
 _LEAST_A = 0.02  # a lattice bent by less is as good as straight
@@ -131,7 +131,8 @@ def find_surface(
     if phases is None:
         return None
     followed = _follow(phases)
-    if followed is None:
+    # noise only adds to what departs from a plane
+    if followed is None or _bent_by(followed[1], followed[2], phases) < _LEAST_A * a_px:
         return None
     return _fit(phases, *followed)
 
@@ -186,22 +187,40 @@ def _follow(phases: _Phases) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None
     clear = (np.abs(smooth) ** 2 / phases.noise[:, None, None]).sum(0)
     seed = np.unravel_index(np.argmax(ndimage.gaussian_filter(clear, 1 + sigma)), clear.shape)
     amplitude = smooth[(slice(None), *seed)]
-    u = np.zeros((*clear.shape, 2))
-    quality = np.zeros(clear.shape)
+    u, quality = np.zeros((*clear.shape, 2)), np.zeros(clear.shape)
+    taken_off = np.zeros_like(u)
     quality[seed] = 1.0
-    for trusted in _TRUSTED:
-        _grow(phases, smooth, amplitude, u, quality, trusted)
-    for _ in range(2):
+    for _ in range(_ROUNDS):
+        before = np.count_nonzero(quality)
+        for trusted in _TRUSTED:
+            _grow(phases, smooth, amplitude, u, quality, taken_off, trusted)
         known = quality > 0
-        weight = np.where(known, quality, 0)
-        turned = phases.turned(smooth, u)
-        amplitude = (turned * weight).sum((1, 2)) / weight.sum()
-        u[known] += np.clip(phases.step(amplitude, turned)[known], -0.1 * phases.a_px, None).clip(
-            None, 0.1 * phases.a_px
-        )
-        found = phases.agreement(amplitude, phases.turned(smooth, u))
-        quality = np.where(known, np.clip(found, 1e-3, 1), 0)
+        for _ in range(2):
+            turned = phases.turned(smooth, u - taken_off)
+            amplitude = (turned * quality).sum((1, 2)) / quality.sum()
+            limit = 0.1 * phases.a_px
+            u[known] += np.clip(phases.step(amplitude, turned)[known], -limit, limit)
+            found = phases.agreement(amplitude, phases.turned(smooth, u - taken_off))
+            quality = np.where(known, np.clip(found, 1e-3, 1), 0)
+        if known.all() or np.count_nonzero(known) < 1.02 * before:
+            break
+        # where the lattice is strained, averages are blind until what is known is taken off
+        taken_off = _continued(u, quality)
+        smooth = _blur(phases.turned(phases.local, taken_off), sigma)
     return amplitude, u, quality
+
+
+def _continued(u: np.ndarray, quality: np.ndarray) -> np.ndarray:
+    """Lead displacements (Sy, Sx, 2) a few places on into the unknown; beyond, the nearest."""
+    u, quality = u.copy(), quality.copy()
+    for _ in range(3):
+        rim = ndimage.binary_dilation(quality > 0, np.ones((3, 3))) & (quality == 0)
+        u[rim] = _predict(u, quality)[rim]
+        quality[rim] = 0.1
+    nearest = ndimage.distance_transform_edt(
+        quality == 0, return_distances=False, return_indices=True
+    )
+    return u[tuple(nearest)]
 
 
 def _grow(
@@ -210,9 +229,13 @@ def _grow(
     amplitude: np.ndarray,
     u: np.ndarray,
     quality: np.ndarray,
+    taken_off: np.ndarray,
     trusted: float,
 ) -> None:
-    """Take in, ring after ring and in place, places beside known ones that agree well enough."""
+    """Take in, ring after ring and in place, places beside known ones that agree well enough.
+
+    ``smooth`` holds harmonics averaged after the displacements ``taken_off`` were.
+    """
     around = np.ones((3, 3), bool)
     tried = quality > 0
     while True:
@@ -221,8 +244,9 @@ def _grow(
         if not rim.any():
             return
         tried |= rim
-        expected = _predict(u, quality, phases)[rim]
+        expected = (_predict(u, quality) - taken_off)[rim]
         found, share = _search(phases, smooth[:, rim], amplitude, expected)
+        found = found + taken_off[rim]
         good = share > trusted
         at = tuple(axis[good] for axis in np.nonzero(rim))
         u[at], quality[at] = found[good], np.minimum(share[good], 1)
@@ -232,7 +256,7 @@ def _grow(
             tried |= rim & ~(quality > 0) & ~ndimage.binary_dilation(quality > 0, around)
 
 
-def _predict(u: np.ndarray, quality: np.ndarray, phases: _Phases) -> np.ndarray:
+def _predict(u: np.ndarray, quality: np.ndarray) -> np.ndarray:
     """Continue known displacements by planes through the 5 × 5 places around: (Sy, Sx, 2)."""
     offsets = np.arange(-2.0, 3)
     dy, dx = np.meshgrid(offsets, offsets, indexing="ij")
@@ -249,7 +273,7 @@ def _predict(u: np.ndarray, quality: np.ndarray, phases: _Phases) -> np.ndarray:
         for axis in range(2):
             right[..., i, axis] = around(quality * u[..., axis], term)
     # few neighbours say little of the slope; it is small
-    normal += np.diag([1e-9, 1.0, 1.0])
+    normal += np.diag([1e-9, 0.3, 0.3])
     return np.linalg.solve(normal, right)[..., 0, :]
 
 

@@ -304,8 +304,11 @@ def _snap(basis: np.ndarray, spectrum: Spectrum) -> np.ndarray:
     return snapped
 
 
-def has_foreign_peaks(basis: np.ndarray, spectrum: Spectrum) -> bool:
-    """Whether the spectrum holds peaks as strong as the {10} spots that the lattice lacks."""
+def has_foreign_peaks(basis: np.ndarray, spectrum: Spectrum, strain: float = 0.0) -> bool:
+    """Whether the spectrum holds peaks as strong as the {10} spots that the lattice lacks.
+
+    Where the lattice is bent by some ``strain``, its own spots are drawn out by as much.
+    """
     peaks = _find_peaks(spectrum)
     indices = peaks @ np.linalg.inv(basis)
     away = np.abs((indices - np.rint(indices)) @ basis)
@@ -313,8 +316,9 @@ def has_foreign_peaks(basis: np.ndarray, spectrum: Spectrum) -> bool:
     rows, cols, _ = spectrum.nearest_bin(peaks)
     strength = spectrum.whitened[rows, cols]
     length = np.linalg.norm(peaks, axis=1)
+    drawn_out = 2 * strain * length
     foreign = (
-        (np.linalg.norm(away, axis=1) > max(0.2 * own, 3 * spectrum.step))
+        (np.linalg.norm(away, axis=1) > np.maximum(max(0.2 * own, 3 * spectrum.step), drawn_out))
         & (length > max(0.45 * own, 4 * spectrum.step))
         & (length < 1.9 * own)
     )

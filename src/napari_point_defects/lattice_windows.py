@@ -19,7 +19,7 @@ LARGEST_WHOLE_PX = 2560**2
 WINDOW_PX = 2048
 """Side of a window of a larger image."""
 
-_PLACES = ((2, 2), (1, 1), (3, 3), (1, 3), (3, 1), (2, 1), (2, 3), (1, 2), (3, 2))  # in quarters
+_PLACES = ((1, 1), (0, 0), (2, 2), (0, 2), (2, 0))  # in halves of the room there is
 _LEAST_RECORDED = 0.3
 
 
@@ -85,7 +85,7 @@ def windows(data: np.ndarray) -> Iterator[np.ndarray]:
     """Yield windows of a large image, the middle one first; views, none that is mostly empty."""
     side = np.minimum(WINDOW_PX, data.shape)
     for place in _PLACES:
-        top, left = ((np.array(data.shape) - side) * (np.array(place) - 1) // 2).tolist()
+        top, left = ((np.array(data.shape) - side) * np.array(place) // 2).tolist()
         window = data[top : top + side[0], left : left + side[1]]
         if np.isfinite(window[::8, ::8]).mean() >= _LEAST_RECORDED:
             yield window

@@ -103,6 +103,12 @@ class Bending:
             columns.append((ahead - behind) / (2 * reach.sum()))
         return np.stack(columns, axis=-1)
 
+    @property
+    def largest_strain(self) -> float:
+        """Largest change of the displacement over a distance, as a share of that distance."""
+        nodes = np.stack(np.indices(self.field_px.shape[:2]), -1) * self.step_px + self.origin_px
+        return float(np.linalg.norm(self.gradient(nodes), ord=2, axis=(-2, -1)).max())
+
 
 @dataclass(frozen=True, slots=True)
 class Lattice:

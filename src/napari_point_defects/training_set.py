@@ -34,7 +34,7 @@ from napari_point_defects import training_set_journal as journal
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.material_files import is_formula
 from napari_point_defects.materials import DefectClass, get_material
-from napari_point_defects.records import Hexagons, Lattice, hexagon_boxes
+from napari_point_defects.records import Bending, Hexagons, Lattice, hexagon_boxes
 from napari_point_defects.training_set_journal import ANNOTATIONS
 
 HEXAGON_CATEGORY = 1
@@ -111,6 +111,8 @@ def encode_image(item: LabelledImage) -> EncodedImage:
             "matrix": _rounded(item.lattice.matrix_px, 6),
         },
     }
+    if item.lattice.bending is not None:
+        image["lattice"]["bending"] = bending_fields(item.lattice.bending)
     boxes = hexagon_boxes(item.lattice.to_canonical(item.hexagons_px))
     corners = Hexagons.from_canonical_boxes(boxes, np.ones(len(boxes)), item.lattice).corners_px
     outlines = _rounded(corners[..., ::-1].reshape(-1, 8), 2)
@@ -138,6 +140,35 @@ def encode_image(item: LabelledImage) -> EncodedImage:
         [journal.compact(annotation) for annotation in hexagons + cells],
         np.concatenate([np.full(len(hexagons), HEXAGON_CATEGORY), categories]),
     )
+
+
+def bending_fields(bending: Bending) -> dict[str, Any]:
+    """Return a lattice's bending as JSON knows it."""
+    return {
+        "field": _rounded(bending.field_px),
+        "origin": _rounded(bending.origin_px),
+        "step": _rounded(bending.step_px, 6),
+    }
+
+
+def bending_of(fields: dict[str, Any] | None) -> Bending | None:
+    """Make a lattice's bending of what :func:`bending_fields` returned.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        If it is not as it must be.
+    """
+    if fields is None:
+        return None
+    field, origin, step = (np.array(fields[name], float) for name in ("field", "origin", "step"))
+    if field.ndim != 3 or field.shape[2] != 2 or min(field.shape[:2]) < 2:
+        raise ValueError("a bending needs a field of at least 2 x 2 displacements")
+    if origin.shape != (2,) or step.shape != (2,) or not (step > 0).all():
+        raise ValueError("a bending needs an origin and a step above 0 along y and x")
+    if not (np.isfinite(field).all() and np.isfinite(origin).all() and np.isfinite(step).all()):
+        raise ValueError("a bending must be finite")
+    return Bending(field, origin, step)
 
 
 def _boxes(points: np.ndarray) -> Iterator[dict[str, Any]]:
@@ -309,7 +340,9 @@ class TrainingSet:
         except (OSError, ValueError, SyntaxError) as error:  # the last: PIL on a broken PNG
             raise PointDefectsError(f"cannot read {path}: make the training set again") from error
         lattice = Lattice(
-            np.array(image["lattice"]["origin"], float), np.array(image["lattice"]["matrix"], float)
+            np.array(image["lattice"]["origin"], float),
+            np.array(image["lattice"]["matrix"], float),
+            bending=bending_of(image["lattice"].get("bending")),
         )
         return LabelledImage(
             pixels,

@@ -20,6 +20,7 @@ import numpy as np
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.materials import adopt_definitions, own_definitions
 from napari_point_defects.records import Calibration, Lattice, StemImage
+from napari_point_defects.training_set import bending_of
 
 COPIES = "images"
 """Folder of the copies, inside the project folder."""
@@ -105,7 +106,7 @@ def know_material(settings: dict[str, Any], where: str) -> None:
 
 
 def entry_of_row(row: tuple) -> ImageEntry:
-    """Make an entry of a row of the database."""
+    """Make an entry of a row of the database, its bending last."""
     numbers, settings = row[11:19], json.loads(row[19])
     with suppress(PointDefectsError):  # of another version; labels are never lost over it
         know_material(settings, f"the labels of {row[2]}")
@@ -119,7 +120,12 @@ def entry_of_row(row: tuple) -> ImageEntry:
         material=row[7],
         pixel_size_nm=None if row[8] is None else (row[8], row[9]),
         pixel_size_source=row[10],
-        lattice=Lattice(np.array(numbers[:2]), np.array(numbers[2:6]).reshape(2, 2), *numbers[6:]),
+        lattice=Lattice(
+            np.array(numbers[:2]),
+            np.array(numbers[2:6]).reshape(2, 2),
+            *numbers[6:],
+            bending_of(None if row[20] is None else json.loads(row[20])),
+        ),
         settings=settings,
     )
 

@@ -40,6 +40,11 @@ _TABLES = (
         sublattice_confidence REAL NOT NULL,
         settings TEXT NOT NULL
     )""",
+    # beside the images, not a column of theirs: older programs read and write the store as ever
+    """CREATE TABLE IF NOT EXISTS bendings (
+        image_id INTEGER PRIMARY KEY REFERENCES images (id),
+        bending TEXT NOT NULL
+    )""",
     """CREATE TABLE IF NOT EXISTS cells (
         image_id INTEGER NOT NULL REFERENCES images (id),
         cell_id INTEGER NOT NULL,
@@ -99,6 +104,13 @@ ADD_IMAGE = """INSERT INTO images
      pixel_size_source, origin_y, origin_x, matrix_yy, matrix_yx, matrix_xy, matrix_xx, quality,
      sublattice_confidence, settings)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+
+SELECT_IMAGES = """SELECT images.*, bendings.bending
+    FROM images LEFT JOIN bendings ON bendings.image_id = images.id"""
+
+ADD_BENDING = "INSERT INTO bendings VALUES (?, ?)"
+
+DROP_BENDING = "DELETE FROM bendings WHERE image_id = ?"
 
 SET_IMAGE = """UPDATE images SET
     sha256 = ?, name = ?, path = ?, signal = ?, height = ?, width = ?, material = ?,
@@ -191,6 +203,9 @@ def _prepare(connection: sqlite3.Connection, path: Path, wait_s: float) -> None:
             connection.execute(
                 "INSERT OR IGNORE INTO meta VALUES ('schema_version', ?)", (str(SCHEMA_VERSION),)
             )
+    elif "bendings" not in tables:
+        with transaction(connection):
+            connection.execute(next(text for text in _TABLES if "bendings" in text))
 
 
 def _check_version(connection: sqlite3.Connection, path: Path) -> None:

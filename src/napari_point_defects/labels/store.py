@@ -36,7 +36,7 @@ from napari_point_defects.labels.tables import (
 )
 from napari_point_defects.materials import DefectClass, get_material
 from napari_point_defects.records import Lattice, StemImage
-from napari_point_defects.training_set import UNLABELLED, LabelledImage
+from napari_point_defects.training_set import UNLABELLED, LabelledImage, bending_fields
 
 __all__ = ["Conflict", "ImageEntry", "LabelStore", "LastEdit", "Written"]
 
@@ -179,7 +179,9 @@ class LabelStore:
         values = entry_row(entry)
         if known is None:
             done = self.connection.execute(schema.ADD_IMAGE, values)
+            self._put_bending(done.lastrowid, entry)
             return replace(entry, id=done.lastrowid)
+        self._put_bending(known.id, entry)
         before = entry_row(known)
         if values != before:
             self.connection.execute(schema.SET_IMAGE, (*values, known.id))
@@ -190,6 +192,13 @@ class LabelStore:
             )
         return replace(entry, id=known.id)
 
+    def _put_bending(self, image_id: int, entry: ImageEntry) -> None:
+        bending = entry.lattice.bending
+        self.connection.execute(schema.DROP_BENDING, (image_id,))
+        if bending is not None:
+            text = json.dumps(bending_fields(bending))
+            self.connection.execute(schema.ADD_BENDING, (image_id, text))
+
     def find(self, image: StemImage) -> ImageEntry | None:
         """Return the entry of an image with these pixels, whatever its file is called."""
         with schema.user_errors(self.path):
@@ -198,7 +207,7 @@ class LabelStore:
     def images(self) -> list[ImageEntry]:
         """Return all images, in the order in which they were added."""
         with schema.user_errors(self.path):
-            rows = self.connection.execute("SELECT * FROM images ORDER BY id").fetchall()
+            rows = self.connection.execute(f"{schema.SELECT_IMAGES} ORDER BY id").fetchall()
         return [entry_of_row(row) for row in rows]
 
     def read_image(self, entry: ImageEntry) -> StemImage:
@@ -380,7 +389,8 @@ class LabelStore:
 
     def entry_of(self, sha256: str) -> ImageEntry | None:
         """Return the image whose pixels have that hash."""
-        row = self.connection.execute("SELECT * FROM images WHERE sha256 = ?", (sha256,)).fetchone()
+        found = self.connection.execute(f"{schema.SELECT_IMAGES} WHERE sha256 = ?", (sha256,))
+        row = found.fetchone()
         return None if row is None else entry_of_row(row)
 
     def _data_version(self) -> int:

@@ -16,6 +16,7 @@ from napari_point_defects.labels.images import ImageEntry, know_material, safe_p
 from napari_point_defects.labels.tables import STATES, UNLABELLED, Kind, complete, empty
 from napari_point_defects.materials import DefectClass, get_material
 from napari_point_defects.records import Lattice
+from napari_point_defects.training_set import bending_fields, bending_of
 
 _LARGEST = 2**53
 """Whole numbers up to this are exact in JSON."""
@@ -51,6 +52,7 @@ def image_fields(entry: ImageEntry) -> dict[str, Any]:
             "matrix": np.asarray(lattice.matrix_px, float).tolist(),
             "quality": float(lattice.quality),
             "sublattice_confidence": float(lattice.sublattice_confidence),
+            **({} if lattice.bending is None else {"bending": bending_fields(lattice.bending)}),
         },
         "settings": entry.settings,
     }
@@ -79,6 +81,7 @@ def image_entry(fields: dict[str, Any]) -> ImageEntry:
         _finite(found["matrix"], (2, 2)),
         float(_finite(found["quality"], ())),
         float(_finite(found["sublattice_confidence"], ())),
+        bending_of(found.get("bending")),
     )
     if not abs(np.linalg.det(lattice.matrix_px)) > 0:
         raise ValueError("the lattice has no area")
