@@ -26,7 +26,7 @@ from napari_point_defects.domains.casting import (
     references,
     split,
 )
-from napari_point_defects.domains.report import domains_report
+from napari_point_defects.domains.report import area_notes, domains_report
 from napari_point_defects.domains.segmentation import find_domains
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.materials import get_material
@@ -63,14 +63,14 @@ class Detection:
     area: AnalysedArea | None = None
 
     @property
-    def map(self) -> DomainMap:
+    def domain_map(self) -> DomainMap:
         """The domains and where they are: one, if nothing else is said."""
         return DomainMap(self.domains or (Domain(1, self.lattice),), self.area)
 
     def lattice_at(self, point_px: np.ndarray) -> Lattice:
         """Return the lattice of the domain at, or nearest to, a point (y, x)."""
-        number = int(self.map.number_at(np.asarray(point_px, float)[None])[0])
-        return next(d.lattice for d in self.map.domains if d.number == number)
+        number = int(self.domain_map.number_at(np.asarray(point_px, float)[None])[0])
+        return next(d.lattice for d in self.domain_map.domains if d.number == number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,8 @@ def detect(
     size, source, warning = choose_pixel_size(
         calibration, lattice, material, trust_file=settings.trust_pixel_size
     )
-    warnings = [warning] if warning else []
+    where = DomainMap(domains, area)
+    warnings = ([warning] if warning else []) + area_notes(where)
     if lattice.sublattice_confidence < 0.9 and settings.sublattice_rank == 0:
         warnings.append(
             f"which sublattice is X and which M is uncertain "
@@ -136,7 +137,7 @@ def detect(
     hexagons = find_hexagons(
         detector.predict,
         image.data,
-        DomainMap(domains, area),
+        where,
         min_score=settings.min_score,
         on_progress=lambda share, text: on_progress(0.1 + 0.9 * share, f"hexagons: {text}"),
         should_stop=should_stop,
@@ -176,7 +177,7 @@ def classify(
         If ``should_stop`` said yes.
     """
     classifier = _classifier(settings.classifier_weights, settings.device)
-    where = detection.map
+    where = detection.domain_map
     cells = cast_domains(detection.hexagons, where, image.data.shape)
     several = len(where.domains) > 1
     return classify_domains(
@@ -202,7 +203,7 @@ def reference_of(
     By the domains' numbers; None where each cell stands alone.
     """
     classifier = _classifier(settings.classifier_weights, settings.device)
-    return references(classifier.reference, image.data, cells, detection.map)
+    return references(classifier.reference, image.data, cells, detection.domain_map)
 
 
 def reclassify(
@@ -238,7 +239,7 @@ def reclassify(
         One per edit, with classified cells. The rows of each refer to what the edit before left
         (:meth:`~napari_point_defects.netcasting.Recast.applied_to`), the first's to ``cells``.
     """
-    where, before, current = detection.map, detection.hexagons, cells
+    where, before, current = detection.domain_map, detection.hexagons, cells
     changes: list[Recast] = []
     for after in edits:
         changes.append(recast_domains(before, after, current, where, image.data.shape))
@@ -279,7 +280,7 @@ def census_of(
         },
         versions={"napari-point-defects": __version__, "python": platform.python_version()},
         settings={"image": image.name, "signal": image.signal} | settings.model_dump(mode="json"),
-    ) | domains_report(detection.map, cells, detection.pixel_size_nm)
+    ) | domains_report(detection.domain_map, cells, detection.pixel_size_nm)
 
 
 def analyze(

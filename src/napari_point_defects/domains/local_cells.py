@@ -51,6 +51,8 @@ class LocalCells:
         Local mean of the image.
     seen : ndarray of shape (By, Bx), float32
         Share of the window on which something was recorded.
+    recorded : ndarray of shape (By, Bx), float32
+        Share of the sample's own pixels on which it was.
     noise : ndarray of shape (K,)
         Expected squared modulus of each harmonic where there is no lattice.
     step_px : int
@@ -62,6 +64,7 @@ class LocalCells:
     values: np.ndarray
     level: np.ndarray
     seen: np.ndarray
+    recorded: np.ndarray
     noise: np.ndarray
     step_px: int
     sigma_a: float
@@ -141,9 +144,10 @@ def local_cells(
         level.append(strip.reshape(shape).mean((1, 3)))
         seen.append(np.pad(finite.astype(np.float32), pad).reshape(shape).mean((1, 3)))
     sigma = sigma_a * lattice.a_px / step
-    values, level, seen = np.concatenate(sums, 1), np.concatenate(level), np.concatenate(seen)
+    values, level = np.concatenate(sums, 1), np.concatenate(level)
+    recorded = np.concatenate(seen)
     # what the window's background makes of its edge goes with the background
-    weight = ndimage.gaussian_filter(seen, sigma, mode="constant")
+    weight = ndimage.gaussian_filter(recorded, sigma, mode="constant")
     scale = 1 / np.maximum(weight, 1e-3)
     level = ndimage.gaussian_filter(level, sigma, mode="constant") * scale
     for k in range(len(values)):
@@ -152,7 +156,7 @@ def local_cells(
     # the median of exponential noise is 0.69 of its mean
     rings = [np.median(part) / np.log(2) if part.size else 0.0 for part in (power[:3], power[3:])]
     noise = np.where(SHELLS == 1, rings[0], rings[1]) + 1e-30
-    return LocalCells(values[: len(USED)], level + middle, weight, noise, step, sigma_a)
+    return LocalCells(values[: len(USED)], level + middle, weight, recorded, noise, step, sigma_a)
 
 
 def _demodulate(

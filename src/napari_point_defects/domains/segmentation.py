@@ -22,6 +22,7 @@ from napari_point_defects.analysed_area import (
 from napari_point_defects.domains.casting import moved
 from napari_point_defects.domains.covers import Reference, cover_codes, reference_of
 from napari_point_defects.domains.local_cells import (
+    SHELLS,
     USED,
     LocalCells,
     Match,
@@ -33,7 +34,7 @@ from napari_point_defects.domains.local_cells import (
 )
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.lattice import DoubtfulLattice, find_lattice
-from napari_point_defects.lattice_sites import CANONICAL_CELL
+from napari_point_defects.lattice_sites import CANONICAL_CELL, SITES, expected_brightness_ratio
 from napari_point_defects.materials import LATTICE_VECTORS, Material
 from napari_point_defects.records import Lattice
 
@@ -52,6 +53,13 @@ _MISLEADING = 0.03  # share of the image from which on bilayers may mislead the 
 _SURE = 4.0  # standard deviations between a crystal and its mirror twin
 _WIDEST_TWIN_A = 8.0
 
+_LEAST_ASYMMETRY = 0.1  # of what the material's columns should show
+_TELLING_ASYMMETRY = 0.06  # score's loss from which on it is plain to see
+
+_SYMMETRIC = (
+    "the columns are alike in opposite directions, as in a bilayer, graphene or a triangular "
+    "lattice: use an image of a 2H monolayer, or check the material"
+)
 _MOIRE = (
     "two lattices lie on each other, as in a twisted bilayer: crop the image to a monolayer, or "
     "use another one"
@@ -108,6 +116,7 @@ def find_domains(
         lattice = find_lattice(data, material, rank=rank, doubtful=True)
     limits = image_limits(data)
     layers = [_layer(data, lattice, limits)]
+    _refuse_symmetric(layers[0], material)
     reference = reference_of(layers[0].cells, layers[0].score, layers[0].template)
     while len(layers) < MOST_LATTICES:
         found = _next_lattice(data, material, layers, reference, limits)
@@ -288,6 +297,27 @@ def _alike(lattice: Lattice, other: Lattice) -> bool:
     angle = np.arctan2(change[0, 1] - change[1, 0], change[0, 0] + change[1, 1])
     angle = (angle + np.pi / 6) % (np.pi / 3) - np.pi / 6
     return bool(abs(angle) < _SAME_ANGLE and abs(np.log(size)) < _SAME_SIZE)
+
+
+def _refuse_symmetric(layer: _Layer, material: Material) -> None:
+    """Refuse a cell that looks the same turned by 180°: that of one 2H layer does not.
+
+    Judged only where the material's two columns differ enough; a single column of three, or two
+    of equal brightness, are lattices of something else.
+    """
+    template, noise = layer.template, layer.cells.noise
+    moduli = [np.sqrt(np.mean(np.abs(template[shell == SHELLS]) ** 2)) for shell in (1, 4)]
+    fall = np.clip(np.log(moduli[0] / max(moduli[1], 1e-9)) / 3, 0.1, 0.6)
+    bright = np.array([0, expected_brightness_ratio(material), 1])
+    ideal = np.exp(-fall * SHELLS) * (np.exp(-2j * np.pi * USED @ SITES.T) @ bright)
+    ideal *= np.linalg.norm(template) / np.linalg.norm(ideal)
+
+    def asymmetry(cell: np.ndarray) -> float:
+        return 1 - float(match(cell[:, None], cell.conj(), noise).score[0])
+
+    expected = asymmetry(ideal)
+    if expected > _TELLING_ASYMMETRY and asymmetry(template) < _LEAST_ASYMMETRY * expected:
+        raise PointDefectsError(_SYMMETRIC)
 
 
 def _refuse_moire(layers: list[_Layer]) -> None:
