@@ -36,6 +36,9 @@ _BETWEEN = np.array(
 )  # fmt: skip
 _STRIP_ROWS = 128  # of samples: bounds the memory of large images
 _SHIFTS = 16
+FINE_SHIFTS = 96
+"""Shifts tried along each side for a single cell: to a hundredth of a."""
+
 _MATCHED = 1 << 16  # samples matched at a time
 
 
@@ -187,7 +190,9 @@ def _weights(template: np.ndarray, noise: np.ndarray) -> np.ndarray:
     return 1 / (noise + 0.02 * np.abs(template).max() ** 2)
 
 
-def match(values: np.ndarray, template: np.ndarray, noise: np.ndarray) -> Match:
+def match(
+    values: np.ndarray, template: np.ndarray, noise: np.ndarray, shifts: int = _SHIFTS
+) -> Match:
     """Compare local cells with a template at all shifts.
 
     Parameters
@@ -195,6 +200,8 @@ def match(values: np.ndarray, template: np.ndarray, noise: np.ndarray) -> Match:
     values : ndarray of shape (K, ...), complex
     template : ndarray of shape (K,), complex
     noise : ndarray of shape (K,)
+    shifts : int
+        How many are tried along each side of the cell.
 
     Returns
     -------
@@ -202,7 +209,7 @@ def match(values: np.ndarray, template: np.ndarray, noise: np.ndarray) -> Match:
     """
     weight = _weights(template, noise)
     weight = weight / (weight * np.abs(template) ** 2).sum()
-    steps = np.arange(_SHIFTS) / _SHIFTS
+    steps = np.arange(shifts) / shifts
     grid = np.stack(np.meshgrid(steps, steps, indexing="ij"), -1).reshape(-1, 2)
     turn = 2 * np.pi * (grid @ USED.T)
     table = np.concatenate([np.cos(turn), -np.sin(turn)], 1).astype(np.float32)  # (S, 2K)
