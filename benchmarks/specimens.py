@@ -71,7 +71,7 @@ def compare(found: np.ndarray, detection, specimen: Specimen, a_px: float) -> di
     """Return the shares of one specimen."""
     true = specimen.scene.chalcogen_px
     reach = 0.3 * a_px
-    invented = cKDTree(true).query(found)[0] > reach
+    invented = cKDTree(specimen.sites_px).query(found)[0] > reach
     lost = cKDTree(found).query(true)[0] > reach
     limits = np.array(specimen.labels.shape) - 1 - 1.2 * a_px
     inner = ((true > 1.2 * a_px) & (true < limits)).all(1)  # hexagons there are whole

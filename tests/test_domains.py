@@ -260,7 +260,7 @@ def errors_of(cells, specimen, a_px):
     # which bond is a cell's depends on the lattice's orientation, its X₂ column does not
     true, found = scene.chalcogen_px, cells.chalcogen_px
     reach = 0.3 * a_px
-    invented = cKDTree(true).query(found)[0] > reach
+    invented = cKDTree(specimen.sites_px).query(found)[0] > reach
     lost = cKDTree(found).query(true)[0] > reach
     return invented.mean(), lost.mean()
 
