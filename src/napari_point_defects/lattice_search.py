@@ -40,6 +40,9 @@ _CANDIDATES = 4
 _FEWEST_CELLS = 2.8  # along the shorter side
 _LARGEST_GAIN = 60.0
 _INNER_RINGS = 12
+_APART = 0.12
+"""Peaks that lie farther from all spots, in units of {10}, are another lattice's: at {11} that is
+a turn by 4°. Slow bending spreads the spots by less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,7 +321,7 @@ def has_foreign_peaks(basis: np.ndarray, spectrum: Spectrum, strain: float = 0.0
     length = np.linalg.norm(peaks, axis=1)
     drawn_out = 2 * strain * length
     foreign = (
-        (np.linalg.norm(away, axis=1) > np.maximum(max(0.2 * own, 3 * spectrum.step), drawn_out))
+        (np.linalg.norm(away, axis=1) > np.maximum(max(_APART * own, 3 * spectrum.step), drawn_out))
         & (length > max(0.45 * own, 4 * spectrum.step))
         & (length < 1.9 * own)
     )

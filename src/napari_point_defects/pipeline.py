@@ -27,7 +27,7 @@ from napari_point_defects.domains.casting import (
     references,
     split,
 )
-from napari_point_defects.domains.report import domains_report
+from napari_point_defects.domains.report import area_notes, domains_report
 from napari_point_defects.domains.segmentation import find_domains
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.lattice import find_lattice
@@ -77,14 +77,14 @@ class Detection:
     area: AnalysedArea | None = None
 
     @property
-    def map(self) -> DomainMap:
+    def domain_map(self) -> DomainMap:
         """The domains and where they are: one, if nothing else is said."""
         return DomainMap(self.domains or (Domain(1, self.lattice),), self.area)
 
     def lattice_at(self, point_px: np.ndarray) -> Lattice:
         """Return the lattice of the domain at, or nearest to, a point (y, x)."""
-        number = int(self.map.number_at(np.asarray(point_px, float)[None])[0])
-        return next(d.lattice for d in self.map.domains if d.number == number)
+        number = int(self.domain_map.number_at(np.asarray(point_px, float)[None])[0])
+        return next(d.lattice for d in self.domain_map.domains if d.number == number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +143,9 @@ def detect(
     size, source, warning = choose_pixel_size(
         calibration, lattice, material, trust_file=settings.trust_pixel_size
     )
+    where = DomainMap(domains, area)
     warnings = with_current_warning(
-        [line for line in (warning, region_warning) if line],
+        [*(line for line in (warning, region_warning) if line), *area_notes(where)],
         material.formula,
         _weights_of(settings),
     )
@@ -156,7 +157,7 @@ def detect(
     hexagons = find_hexagons(
         detector.predict,
         image.data,
-        DomainMap(domains, area),
+        where,
         min_score=settings.min_score,
         on_progress=lambda share, text: on_progress(0.1 + 0.9 * share, f"hexagons: {text}"),
         should_stop=should_stop,
@@ -199,7 +200,7 @@ def classify(
         If ``should_stop`` said yes.
     """
     classifier = _classifier(settings.classifier_weights, settings.device)
-    where = detection.map
+    where = detection.domain_map
     cells = cast_domains(detection.hexagons, where, image.data.shape)
     cells = cells_within(cells, settings.region)
     several = len(where.domains) > 1
@@ -226,7 +227,7 @@ def reference_of(
     By the domains' numbers; None where each cell stands alone.
     """
     classifier = _classifier(settings.classifier_weights, settings.device)
-    return references(classifier.reference, image.data, cells, detection.map)
+    return references(classifier.reference, image.data, cells, detection.domain_map)
 
 
 def reclassify(
@@ -262,7 +263,7 @@ def reclassify(
         One per edit, with classified cells. The rows of each refer to what the edit before left
         (:meth:`~napari_point_defects.netcasting.Recast.applied_to`), the first's to ``cells``.
     """
-    where, before, current = detection.map, detection.hexagons, cells
+    where, before, current = detection.domain_map, detection.hexagons, cells
     changes: list[Recast] = []
     for after in edits:
         change = recast_domains(before, after, current, where, image.data.shape)
@@ -341,7 +342,7 @@ def census_of(
         quality=quality_of(image, detection, cells, settings).as_dict(),
         measurement=measurement,
     )
-    report = domains_report(detection.map, cells, detection.pixel_size_nm)
+    report = domains_report(detection.domain_map, cells, detection.pixel_size_nm)
     return census | {"region": region} | report
 
 

@@ -18,7 +18,6 @@ OWN_MEAN_FROM = 150
 than what a twin or a grain of the same material differs by."""
 
 _SURROUNDINGS_A = 2.5  # of a domain that CNN-1 is shown
-_COLUMNS_INSIDE = 5  # of six: a torn edge is not as smooth as the map of it
 
 Progress = Callable[[float, str], None]
 
@@ -124,14 +123,14 @@ def _surroundings(
 
 
 def _inside(hexagons: Hexagons, domain: Domain, area: AnalysedArea | None) -> np.ndarray:
-    """Which hexagons lie in a domain: their middles, and all columns but one at most."""
+    """Which hexagons lie in a domain: their middles and their six columns."""
     if area is None or not len(hexagons):
         return np.ones(len(hexagons), bool)
     boxes = hexagons.canonical_boxes(domain.lattice)
     middles = (boxes[:, :2] + boxes[:, 2:]) / 2
     sites = np.concatenate([[[0.0, 0.0]], CHALCOGEN_SITES, METAL_SITES])
     inside = area.at(domain.lattice.to_image(middles[:, None] + sites)) == domain.number
-    return inside[:, 0] & (inside[:, 1:].sum(axis=1) >= _COLUMNS_INSIDE)
+    return inside.all(axis=1)
 
 
 def cast_domains(hexagons: Hexagons, where: DomainMap, shape: tuple[int, int]) -> UnitCells:

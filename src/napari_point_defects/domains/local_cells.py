@@ -36,6 +36,9 @@ _BETWEEN = np.array(
 )  # fmt: skip
 _STRIP_ROWS = 128  # of samples: bounds the memory of large images
 _SHIFTS = 16
+FINE_SHIFTS = 96
+"""Shifts tried along each side for a single cell: to a hundredth of a."""
+
 _MATCHED = 1 << 16  # samples matched at a time
 
 
@@ -51,6 +54,8 @@ class LocalCells:
         Local mean of the image.
     seen : ndarray of shape (By, Bx), float32
         Share of the window on which something was recorded.
+    recorded : ndarray of shape (By, Bx), float32
+        Share of the sample's own pixels on which it was.
     noise : ndarray of shape (K,)
         Expected squared modulus of each harmonic where there is no lattice.
     step_px : int
@@ -62,6 +67,7 @@ class LocalCells:
     values: np.ndarray
     level: np.ndarray
     seen: np.ndarray
+    recorded: np.ndarray
     noise: np.ndarray
     step_px: int
     sigma_a: float
@@ -141,9 +147,10 @@ def local_cells(
         level.append(strip.reshape(shape).mean((1, 3)))
         seen.append(np.pad(finite.astype(np.float32), pad).reshape(shape).mean((1, 3)))
     sigma = sigma_a * lattice.a_px / step
-    values, level, seen = np.concatenate(sums, 1), np.concatenate(level), np.concatenate(seen)
+    values, level = np.concatenate(sums, 1), np.concatenate(level)
+    recorded = np.concatenate(seen)
     # what the window's background makes of its edge goes with the background
-    weight = ndimage.gaussian_filter(seen, sigma, mode="constant")
+    weight = ndimage.gaussian_filter(recorded, sigma, mode="constant")
     scale = 1 / np.maximum(weight, 1e-3)
     level = ndimage.gaussian_filter(level, sigma, mode="constant") * scale
     for k in range(len(values)):
@@ -152,7 +159,7 @@ def local_cells(
     # the median of exponential noise is 0.69 of its mean
     rings = [np.median(part) / np.log(2) if part.size else 0.0 for part in (power[:3], power[3:])]
     noise = np.where(SHELLS == 1, rings[0], rings[1]) + 1e-30
-    return LocalCells(values[: len(USED)], level + middle, weight, noise, step, sigma_a)
+    return LocalCells(values[: len(USED)], level + middle, weight, recorded, noise, step, sigma_a)
 
 
 def _demodulate(
@@ -183,7 +190,9 @@ def _weights(template: np.ndarray, noise: np.ndarray) -> np.ndarray:
     return 1 / (noise + 0.02 * np.abs(template).max() ** 2)
 
 
-def match(values: np.ndarray, template: np.ndarray, noise: np.ndarray) -> Match:
+def match(
+    values: np.ndarray, template: np.ndarray, noise: np.ndarray, shifts: int = _SHIFTS
+) -> Match:
     """Compare local cells with a template at all shifts.
 
     Parameters
@@ -191,6 +200,8 @@ def match(values: np.ndarray, template: np.ndarray, noise: np.ndarray) -> Match:
     values : ndarray of shape (K, ...), complex
     template : ndarray of shape (K,), complex
     noise : ndarray of shape (K,)
+    shifts : int
+        How many are tried along each side of the cell.
 
     Returns
     -------
@@ -198,7 +209,7 @@ def match(values: np.ndarray, template: np.ndarray, noise: np.ndarray) -> Match:
     """
     weight = _weights(template, noise)
     weight = weight / (weight * np.abs(template) ** 2).sum()
-    steps = np.arange(_SHIFTS) / _SHIFTS
+    steps = np.arange(shifts) / shifts
     grid = np.stack(np.meshgrid(steps, steps, indexing="ij"), -1).reshape(-1, 2)
     turn = 2 * np.pi * (grid @ USED.T)
     table = np.concatenate([np.cos(turn), -np.sin(turn)], 1).astype(np.float32)  # (S, 2K)

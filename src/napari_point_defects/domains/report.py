@@ -10,6 +10,27 @@ from napari_point_defects.analysed_area import AREA_NAMES
 from napari_point_defects.domains.casting import DomainMap
 from napari_point_defects.records import UnitCells
 
+_WORTH_TELLING = 0.005  # share of the image
+
+
+def area_notes(where: DomainMap) -> list[str]:
+    """Return one line on several domains, and one on what was left out, where there is any."""
+    notes = []
+    if len(where.domains) > 1:
+        twins = sum(domain.twin_of > 0 for domain in where.domains)
+        notes.append(
+            f"{len(where.domains)} domains"
+            + (f", {twins} of them mirror twins of others" if twins else "")
+            + ": each is analysed in its own lattice, the boundaries are not counted"
+        )
+    if where.area is not None:
+        shares = where.area.shares()
+        left = {name: shares[name] for name in AREA_NAMES.values()}
+        told = [f"{name} {share:.1%}" for name, share in left.items() if share > _WORTH_TELLING]
+        if told:
+            notes.append(f"not counted: {', '.join(told)} of the image")
+    return notes
+
 
 def domains_report(
     where: DomainMap, cells: UnitCells, pixel_size_nm: tuple[float, float]

@@ -91,6 +91,9 @@ class Specimen:
         Its cells are those of crystals, twins and grains that are not covered by anything.
     domain : ndarray of shape (K,), int
         Number of the crystal that each cell belongs to: 1, then the patches' in their order.
+    sites_px : ndarray of shape (S, 2)
+        X₂ sites, empty ones too, of crystals that nothing covers, also beyond the frame: a cell
+        found elsewhere is invented, whichever of an X₂'s three bonds it is.
     lattices : tuple of Lattice
         Of the crystals, by number.
     labels : ndarray of shape (M, N), uint8
@@ -99,6 +102,7 @@ class Specimen:
 
     scene: Scene
     domain: np.ndarray
+    sites_px: np.ndarray
     lattices: tuple[Lattice, ...]
     labels: np.ndarray
 
@@ -209,7 +213,9 @@ def make_specimen(
         brightest_peak=brightest,
         pair_volume_px=superposer.volume_px["chalcogen_pair"],
     )
-    return Specimen(scene, number[kept], tuple(lattices), label(grid))
+    grown = np.concatenate([c.has_chalcogen for c in crystals])
+    sites = chalcogen[grown & (label(chalcogen) == number)]
+    return Specimen(scene, number[kept], sites, tuple(lattices), label(grid))
 
 
 def _code(patch: PatchSettings, crystals: int) -> int:
