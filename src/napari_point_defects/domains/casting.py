@@ -11,7 +11,7 @@ import numpy as np
 from napari_point_defects.analysed_area import AnalysedArea, Domain
 from napari_point_defects.materials import CHALCOGEN_SITES, METAL_SITES
 from napari_point_defects.netcasting import Recast, cast_net, recast
-from napari_point_defects.records import Hexagons, Lattice, UnitCells
+from napari_point_defects.records import Hexagons, UnitCells
 
 OWN_MEAN_FROM = 150
 """Cells from which on a domain is judged against its own mean window: that of fewer is noisier
@@ -52,16 +52,6 @@ class DomainMap:
         return np.where(cells.domain > 0, cells.domain, self.number_at(cells.centres_px))
 
 
-def moved(lattice: Lattice, by_px: np.ndarray) -> Lattice:
-    """Return the lattice as it is in an image whose pixel (0, 0) lies at −``by_px`` of this one."""
-    found = replace(lattice, origin_px=lattice.origin_px + by_px)
-    bending = getattr(lattice, "bending", None)
-    if bending is not None:
-        bending = replace(bending, origin_px=np.asarray(bending.origin_px) + by_px)
-        found = replace(found, bending=bending)
-    return found
-
-
 def find_hexagons(
     predict: Callable[..., Hexagons],
     data: np.ndarray,
@@ -91,7 +81,7 @@ def find_hexagons(
             corner, part = _surroundings(data, domain, where.area)
         found = predict(
             part,
-            moved(domain.lattice, -corner),
+            domain.lattice.moved(-corner),
             on_progress=lambda share, text, index=index: on_progress((index + share) / count, text),
             should_stop=should_stop,
             **options,

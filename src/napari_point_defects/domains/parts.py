@@ -8,7 +8,6 @@ import numpy as np
 from scipy import ndimage
 
 from napari_point_defects.analysed_area import BILAYER, AnalysedArea, Domain
-from napari_point_defects.domains.casting import moved
 from napari_point_defects.domains.layers import Layer, on_grid
 from napari_point_defects.domains.local_cells import (
     FINE_SHIFTS,
@@ -43,7 +42,7 @@ def lattice_in(
         found = find_lattice(part, material, rank=rank, doubtful=True)
     except PointDefectsError:
         return None
-    return moved(found, corner)
+    return found.moved(corner)
 
 
 def cut_out(

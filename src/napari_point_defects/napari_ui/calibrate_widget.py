@@ -28,7 +28,7 @@ from napari_point_defects.calibration import (
 )
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.lattice import find_lattice
-from napari_point_defects.materials import MATERIALS, Material, get_material
+from napari_point_defects.materials import Material, get_material
 from napari_point_defects.napari_ui.cell_steps import editor_of
 from napari_point_defects.napari_ui.image_layers import (
     calibration_of,
@@ -44,11 +44,11 @@ from napari_point_defects.napari_ui.layer_calibration import (
 from napari_point_defects.napari_ui.layer_chooser import LayerChooser
 from napari_point_defects.napari_ui.lifetime import listen
 from napari_point_defects.napari_ui.links import HexagonsLink, link_of, own_layer
+from napari_point_defects.napari_ui.material_editors import MaterialEditor
 from napari_point_defects.napari_ui.pane import Pane
 from napari_point_defects.napari_ui.ruler import Ruler
 from napari_point_defects.napari_ui.ruler_panel import RulerPanel
 from napari_point_defects.napari_ui.run_panel import RunPanel, report_error
-from napari_point_defects.napari_ui.settings_editors import ChoiceEditor
 from napari_point_defects.napari_ui.size_editor import SizeEditor
 from napari_point_defects.napari_ui.viewers import own_viewer
 from napari_point_defects.records import Calibration, Lattice
@@ -80,7 +80,7 @@ class CalibrateWidget(Pane):
         self._viewer = viewer = own_viewer(napari_viewer)
         self._lattices: dict[tuple[Hashable, str], Lattice] = {}
         self.images = LayerChooser(viewer, lambda layer: isinstance(layer, Image), "open an image")
-        self.material = ChoiceEditor(tuple(MATERIALS))
+        self.material = MaterialEditor()
         self.material.setToolTip("<p>Its lattice constant is the ruler.</p>")
         self.size, self.lattice_line, self.warning = QLabel(), QLabel(), QLabel()
         self.message = QLabel()
