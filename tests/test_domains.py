@@ -153,7 +153,7 @@ def test_bilayer_island(stacking, material):
     domains, area = find_domains(image, MATERIALS[material])
     assert len(domains) == 1
     assert share(area, specimen.labels, BILAYER) > 0.97
-    assert share(area, specimen.labels, 1) > 0.9
+    assert share(area, specimen.labels, 1) > 0.85  # a rim of 0.8 a around it goes too
     # it must not mislead the choice of X and M either
     assert orientation_error(domains[0].lattice, specimen.lattices[0]) < 0.3
 
@@ -306,7 +306,7 @@ def test_no_cells_are_invented_in_vacuum(classifier):
     analysis = pipeline.analyze(StemImage(image, "holes"), AnalysisSettings())
     in_vacuum = specimen.labels[tuple(np.rint(analysis.cells.centres_px).astype(int).T)] == VACUUM
     # this detector finds hexagons everywhere: a rim is left to the network
-    assert in_vacuum.mean() < 0.03
+    assert in_vacuum.mean() < 0.04
     assert errors_of(analysis.cells, specimen, 16.0)[1] < 0.12
 
 
