@@ -147,6 +147,7 @@ def materials_toml(monkeypatch, tmp_path):
     monkeypatch.setenv(material_files.ENVIRONMENT, str(path))
     monkeypatch.setattr(material_files, "_chosen", None)
     monkeypatch.setattr(materials, "_adopted", {})
+    monkeypatch.setattr(materials, "_read", None)
     return path
 
 

@@ -178,3 +178,7 @@ def test_labels_colours_and_legend_are_written_with_its_elements(
         (path,) = export_labels(store, data_folder / "sent")
     assert '"NbSe2"' in path.read_text()
     assert list(own_materials()) == ["NbSe2"]
+    # nothing is to be written any more when the material is forgotten with the test
+    viewer.layers.clear()
+    qtbot.wait(50)
+    labelling(viewer).close()

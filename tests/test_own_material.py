@@ -496,6 +496,16 @@ def test_a_broken_file_harms_no_shipped_material(materials_toml, text, match):
     assert materials_toml.read_text() == text
 
 
+def test_one_taken_out_of_the_file_elsewhere_stays_known_here(materials_toml):
+    add_material(NBSE2)
+    assert get_material("NbSe2") == NBSE2
+    materials_toml.write_text("# another program has emptied this\n")
+    assert get_material("NbSe2") == NBSE2
+    remove = pytest.raises(PointDefectsError, match="is not in")
+    with remove:
+        remove_material("NbSe2")
+
+
 def test_where_the_file_lies(monkeypatch, tmp_path):
     monkeypatch.delenv(material_files.ENVIRONMENT)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))

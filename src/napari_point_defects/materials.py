@@ -200,7 +200,8 @@ def own_materials() -> dict[str, Material]:
     """
     if _pinned is not None:
         return dict(_pinned)
-    return {**_adopted, **_of_file()}
+    in_file = _of_file()  # first: what has left the file is adopted
+    return {**_adopted, **in_file}
 
 
 def known_materials() -> dict[str, Material]:
@@ -303,12 +304,23 @@ def _of_file() -> dict[str, Material]:
         return {}
     stamp = (path, state.st_mtime_ns, state.st_size)
     if _read is None or _read[0] != stamp:
+        # one that is taken out of the file elsewhere may still be at work in an open window
+        if _read is not None and _read[0][0] == path:
+            _adopted.update(_read[1])
         materials = [Material(**values) for values in read_definitions(path)]
         for material in materials:
             if material.formula in MATERIALS:
                 raise PointDefectsError(f"{path}: {shadowing(material.formula)}")
         _read = (stamp, {material.formula: material for material in materials})
     return _read[1]
+
+
+def forget_material(formula: str) -> None:
+    """Know a material of the user's no longer, unless the file says it again."""
+    global _read
+    _adopted.pop(formula, None)
+    if _read is not None:
+        _read = (_read[0], {known: m for known, m in _read[1].items() if known != formula})
 
 
 def shadowing(formula: str) -> str:

@@ -9,7 +9,7 @@ import tomli_w
 
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.material_files import materials_file, read_definitions
-from napari_point_defects.materials import MATERIALS, Material, shadowing
+from napari_point_defects.materials import MATERIALS, Material, forget_material, shadowing
 from napari_point_defects.outputs import atomic_write
 
 _HEAD = "# Your own MX2 materials. Lengths in nm. `point-defects materials` edits this file.\n\n"
@@ -72,6 +72,9 @@ def remove_material(formula: str) -> Path:
         names = ", ".join(known.formula for known in there) or "none"
         raise PointDefectsError(f"{formula!r} is not in {path}: your own materials are {names}")
     _write(path, _HEAD, kept)
+    for known in there:
+        if known not in kept:
+            forget_material(known.formula)
     return path
 
 
