@@ -359,3 +359,44 @@ def test_the_table_shows_value_interval_and_unit(capsys):
     assert "image.tif" in text
     assert "effective probe, FWHM" in text
     assert "–" in text
+
+
+def test_the_command_measures_and_writes(tmp_path, monkeypatch, capsys):
+    import tifffile
+
+    from napari_point_defects import cli
+
+    scene = scene_of(PLAIN)
+    image = image_of(scene, poisson_lambda=30.0, gaussian_mu=5.0).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "frame.tif", image)
+    size = (PLAIN.pixel_size_nm,) * 2
+    detection = pipeline.Detection(scene.lattice, None, size, "lattice")
+    monkeypatch.setattr(pipeline, "detect", lambda *_, **__: detection)
+    monkeypatch.setattr(pipeline, "classify", lambda *_, **__: cells_of(scene))
+    arguments = ["point-defects", "measure", str(tmp_path / "frame.tif"), "-o", str(tmp_path / "o")]
+    monkeypatch.setattr("sys.argv", arguments)
+    with pytest.raises(SystemExit) as done:
+        cli.main()
+    assert not done.value.code
+    written = json.loads((tmp_path / "o" / "frame_measurement.json").read_text())
+    assert written["measurement"]["poisson_lambda"]["value"] == pytest.approx(30, rel=0.1)
+    assert written["material"] == "MoTe2"
+    assert "frame.tif" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as again:  # nothing is overwritten unasked
+        cli.main()
+    assert again.value.code == 2
+    assert "frame_measurement.json" in capsys.readouterr().err
+
+
+def test_a_large_image_is_measured_in_part():
+    large = PLAIN.model_copy(update={"height_px": 1400, "width_px": 900})
+    scene = make_scene(large, np.random.default_rng(5))
+    image = image_of(scene, poisson_lambda=30.0, gaussian_mu=5.0)
+    found, details = measure_in_detail(
+        image, scene.lattice, cells_of(scene), get_material("MoTe2"), (large.pixel_size_nm,) * 2
+    )
+    height, width = details.window[1]
+    assert height * width <= 1_000_000
+    assert width == 900
+    assert found.poisson_lambda.value == pytest.approx(30, rel=0.05)
+    assert found.read_noise.value == pytest.approx(5, rel=0.05)

@@ -106,7 +106,7 @@ def in_own_units(window: np.ndarray) -> tuple[np.ndarray, float, float]:
 def clipped_shares(values: np.ndarray) -> tuple[float, float]:
     """Return the share of pixels piled up at the lowest and the highest value."""
     ends = []
-    step = digitiser_step(values) or float(values.std()) / 50
+    step = max(digitiser_step(values), float(values.std()) / 50)
     for end, sign in ((values.min(), 1), (values.max(), -1)):
         off = (values - end) * sign
         at = float((off < 0.5 * step).mean())

@@ -24,7 +24,7 @@ from napari_point_defects.measurement.histograms import Histograms, variance_lin
 
 _LEAST_SIGMA = 0.3  # steps: below it read noise drowns in the digitiser's steps
 _TINY = 1e-9
-_GAIN_REACH = 0.2
+_GAIN_REACH, _CLIPPED_REACH = 0.2, 1.0
 _MODEL_ERROR = 0.005
 """Share of gain and dark signal that the model may miss."""
 
@@ -136,7 +136,9 @@ def fit_noise(data: Histograms, extra: np.ndarray) -> NoiseFit | None:
     clipped = data.clipped.max() > 5e-4
     mean = data.mean
     # the line's slope is no guess: a comb of half or twice the step is none of this image's
-    bounds = np.log(gain) + np.array([-1, 1]) * _GAIN_REACH
+    # (but where the dark bands are clipped, the line is drawn through few)
+    reach = _GAIN_REACH if data.clipped.max() < 0.02 else _CLIPPED_REACH
+    bounds = np.log(gain) + np.array([-1, 1]) * reach
     starts = _starts(data, gain, intercept, floor)
     few = data.take(np.arange(0, len(mean), 3))
     rough, part = _Model(few, extra[::3]), few.total

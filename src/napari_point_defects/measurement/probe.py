@@ -200,8 +200,8 @@ def fit_column(
         shape = transfer(k, cut, source, tail, wide) * blur
         return volume / cell_area_px * (ratio * at_x2 + at_m) * shape * phase
 
-    prior = np.array([0, np.log(expected_ratio), 0, np.log(0.08), -3.0, np.log(0.28), 0, 0, 0, 0])
-    width = np.array([np.inf, 1.5, _CUT_OFF_ERROR, 0.6, 1.5, 0.25, 0.5, 0.5, 0.05, 0.05])
+    prior = np.array([0, np.log(expected_ratio), 0, np.log(0.08), -2.2, np.log(0.28), 0, 0, 0, 0])
+    width = np.array([np.inf, 1.5, _CUT_OFF_ERROR, 0.6, 2.0, 0.25, 0.5, 0.5, 0.05, 0.05])
 
     def residuals(p: np.ndarray) -> np.ndarray:
         off = (model(p) - values) / sigma
