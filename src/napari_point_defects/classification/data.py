@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from scipy.spatial import cKDTree
@@ -116,7 +118,7 @@ def turn(item: LabelledImage, *, turns: int, mirror: bool) -> tuple[Lattice, Uni
     symmetry = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     if mirror:
         symmetry = symmetry @ np.diag([1.0, -1.0])
-    lattice = Lattice(item.lattice.origin_px, item.lattice.matrix_px @ symmetry)
+    lattice = replace(item.lattice, matrix_px=item.lattice.matrix_px @ symmetry)
     bond = (METAL_SITES[0] - CHALCOGEN_SITES[0]) @ lattice.matrix_px.T
     distance, metal = cKDTree(item.metal_px).query(item.chalcogen_px + bond)
     found = distance < 0.3 * lattice.a_px
@@ -138,7 +140,7 @@ def misplace(
     shift = rng.normal(0, _COMMON_SHIFT * a, 2) + rng.normal(0, _CELL_SHIFT * a, (len(cells), 2))
     matrix = lattice.matrix_px @ (np.eye(2) + rng.normal(0, _MATRIX_ERROR, (2, 2)))
     moved = UnitCells.unclassified(cells.chalcogen_px + shift, cells.metal_px + shift, cells.votes)
-    return Lattice(lattice.origin_px, matrix), moved
+    return replace(lattice, matrix_px=matrix), moved
 
 
 def collate(batch: list) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

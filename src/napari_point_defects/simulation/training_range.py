@@ -37,6 +37,7 @@ from napari_point_defects.simulation.presets import TrainingSetSettings
 from napari_point_defects.simulation.superposition import Blur
 
 CARD_KEY = "training_range"
+_SLANT_ERROR = 0.01
 
 _NAMED = {"materials", "a_px", "source_fwhm_nm"}
 _ADVICE = "train on images like it (`point-defects adapt`, or `simulate --like` and then `train`)"
@@ -197,8 +198,8 @@ def _outside(image: MeasuredImage, known: TrainingRange):
         ("columns are {} a wide", scaled(measured.probe_fwhm_nm, 1 / a_nm), known.fwhm_a, " a"),
         _dose(image, known),
         ("the row jitter is {} a", scaled(measured.jitter_px, 1 / a_px), known.jitter_a, " a"),
-        ("the shear is {}", _exact(lattice.shear), known.shear, ""),
-        ("the stretch is {}", _exact(lattice.stretch), known.stretch, ""),
+        ("the shear is {}", _about(lattice.shear), known.shear, ""),
+        ("the stretch is {}", _about(lattice.stretch), known.stretch, ""),
         ("the contamination is {}", measured.contamination, known.contamination, ""),
         (
             f"the contrast of {image.material.chalcogen}₂ over {image.material.metal} is {{}}",
@@ -215,8 +216,9 @@ def _outside(image: MeasuredImage, known: TrainingRange):
             yield text.format(f"{value.value:.3g}"), f"{limits[0]:.3g} to {limits[1]:.3g}{unit}"
 
 
-def _exact(value: float) -> Estimate:
-    return Estimate(value, value, value)
+def _about(value: float) -> Estimate:
+    """Return a shear or a stretch with what a lattice of few cells may be off."""
+    return Estimate(value, value - _SLANT_ERROR, value + _SLANT_ERROR)
 
 
 def _dose(image: MeasuredImage, known: TrainingRange):
