@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -138,7 +139,7 @@ class Classifier:
                     on_progress(done / total, f"{done / total:.0%} of {len(chosen)} cells")
         probabilities = np.array(cells.probabilities, float)
         probabilities[rows] = found
-        return UnitCells(cells.chalcogen_px, cells.metal_px, cells.votes, probabilities)
+        return replace(cells, probabilities=probabilities)
 
     def _probabilities(self, inputs: torch.Tensor) -> np.ndarray:
         batch = inputs.to(self.device, memory_format=torch.channels_last)
