@@ -31,6 +31,7 @@ ROWS = [
         "lattice_harmonics",
         "lattice_search",
         "lattice_sites",
+        "lattice_surface",
         "lattice_windows",
         "matching",
         "netcasting",

@@ -354,3 +354,11 @@ def _interpolation(length: int, knots: int, step: int) -> np.ndarray:
     weights[np.arange(length), low] = 1 - part
     weights[np.arange(length), low + 1] = part
     return weights
+
+
+def whole_columns(cells: UnitCells) -> np.ndarray:
+    """Return whether X₂ and M of each cell are whole, (N, 2); True where not classified."""
+    known = np.isfinite(cells.probabilities).all(axis=1)
+    classes = np.zeros(len(cells), int)
+    classes[known] = cells.classes[known]
+    return np.stack([classes % 3 == 0, classes < 3], axis=1)

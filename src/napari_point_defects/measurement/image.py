@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import uniform_filter
 
 from napari_point_defects.materials import Material
 from napari_point_defects.measured import Estimate, Measurement
+from napari_point_defects.measurement.clipping import unclipped
 from napari_point_defects.measurement.contamination import (
     background_power,
     contamination_level,
     correlation_length,
+    twice_averaged,
 )
 from napari_point_defects.measurement.contrast import contrast_remarks, expected_contrast
 from napari_point_defects.measurement.estimates import (
@@ -23,11 +24,11 @@ from napari_point_defects.measurement.estimates import (
     product,
 )
 from napari_point_defects.measurement.folding import (
-    TABLE,
     Fold,
     MeanCell,
     choose_window,
     lay_tiles,
+    whole_columns,
 )
 from napari_point_defects.measurement.histograms import (
     Histograms,
@@ -162,7 +163,7 @@ class _Measuring:
         centres = cells.centres_px - np.array(corner)
         near = np.all((centres > -margin) & (centres < np.array(window.shape) + margin), axis=1)
         cells = cells.take(near)
-        tiles = lay_tiles(lattice, cells, _whole(cells))
+        tiles = lay_tiles(lattice, cells, whole_columns(cells))
         if tiles is None or not tiles.usable.any():
             raise _TooLittle("no cell lies among others: nothing could be measured")
         values = window[np.isfinite(window)]
@@ -191,7 +192,7 @@ class _Measuring:
         self._flatten()
         histograms = self._histograms()
         noise, line = self._noise(histograms, rows)
-        cell = self.cell if noise is None else _unclip(self.cell, histograms, noise)
+        cell = self.cell if noise is None else unclipped(self.cell, histograms, noise)
         self._look_for_dirt()
         found = self._column(cell, rows, noise)
         if noise is not None and found and not self.dirty:
@@ -221,10 +222,12 @@ class _Measuring:
         level = self.slopes.level[fold.cell]
         residual = np.where(valid, fold.data - level, np.float32(0))
         side = max(4, round(np.sqrt(6) * _BACKGROUND_A * self.lattice.a_px))
-        weight = _twice(valid.astype(np.float32), side)
+        weight = twice_averaged(valid.astype(np.float32), side)
         # a pixel's own value would hide part of its noise
         own = 1 / side**2
-        background = (_twice(residual, side) - own * residual) / np.maximum(weight - own, 1e-3)
+        background = (twice_averaged(residual, side) - own * residual) / np.maximum(
+            weight - own, 1e-3
+        )
         self.valid = valid & (weight > 0.3)
         self.residual = residual[self.valid]
         self.background = background[self.valid]
@@ -390,36 +393,6 @@ _LEAST_DIRT = 0.01
 """Unevenness of the background, share of the cell's contrast, below which it is none."""
 _EVEN_DIRT = 0.01
 """Share of the columns' level that dirt may add without showing any unevenness."""
-
-
-def _whole(cells: UnitCells) -> np.ndarray:
-    """Return whether X₂ and M of each cell are whole, (N, 2); True where not classified."""
-    known = np.isfinite(cells.probabilities).all(axis=1)
-    classes = np.zeros(len(cells), int)
-    classes[known] = cells.classes[known]
-    return np.stack([classes % 3 == 0, classes < 3], axis=1)
-
-
-def _twice(image: np.ndarray, side: int) -> np.ndarray:
-    """Return the running mean of a running mean: nearly a Gaussian, and fast at any width."""
-    once = uniform_filter(image, side, mode="constant")
-    return uniform_filter(once, side, mode="constant", origin=-1 if side % 2 == 0 else 0)
-
-
-def _unclip(cell: MeanCell, histograms: Histograms, noise: NoiseFit) -> MeanCell:
-    """Return the mean cell had nothing been clipped."""
-    if len(noise.mean) != len(histograms.mean):
-        return cell
-    lifted = noise.mean - histograms.mean
-    if np.abs(lifted).max() < 1e-3 * np.ptp(noise.mean):
-        return cell
-    table = cell.table()
-    off = np.interp(table, histograms.mean, lifted)
-    ticks = (np.arange(TABLE) + 0.5) / TABLE
-    wave = [np.exp(-2j * np.pi * np.outer(cell.indices[:, i], ticks)) for i in range(2)]
-    added = np.einsum("ki,ij,kj->k", wave[0], off, wave[1], optimize=True) / TABLE**2
-    return MeanCell(cell.indices, cell.values + np.where(np.arange(len(added)), 2, 1) * added,
-                    cell.per_px)  # fmt: skip
 
 
 def _fitted_variance(noise: NoiseFit | None, line, histograms: Histograms) -> np.ndarray:
