@@ -18,6 +18,7 @@ from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QWidget
 
 from napari_point_defects import pipeline
+from napari_point_defects.classification.calibration import ProbabilityCalibration
 from napari_point_defects.errors import PointDefectsError, Stopped
 from napari_point_defects.materials import HEXAGON_SIZE, MATERIALS
 from napari_point_defects.napari_ui.box_correction import box_correction
@@ -40,6 +41,8 @@ MIDDLE = np.array([128.0, 128.0])
 
 class Oracle:
     """Stands in for CNN-2: knows the class at every place; waits if told to."""
+
+    calibration = ProbabilityCalibration()
 
     def __init__(self, cells):
         self.tree, self.classes = cKDTree(cells.centres_px), cells.classes

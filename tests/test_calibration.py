@@ -1,4 +1,4 @@
-"""Calibration and its measure, on logits whose honest probabilities are known."""
+"""ProbabilityCalibration and its measure, on logits whose honest probabilities are known."""
 
 import json
 
@@ -7,10 +7,10 @@ import pytest
 from scipy.special import softmax
 
 from napari_point_defects.classification.calibration import (
-    Calibration,
+    ProbabilityCalibration,
     adapt_prior,
     fit_calibration,
-    noise_of_residuals,
+    noise_of_inputs,
 )
 from napari_point_defects.classification.reliability import (
     chance_error,
@@ -116,7 +116,7 @@ def test_few_cells_keep_to_what_was_trained():
     assert np.isnan(adapted[2]).all()
     assert np.isfinite(np.delete(adapted, 2, axis=0)).all()
     assert adapt_prior(np.empty((0, 6)), PRIOR)[0].shape == (0, 6)
-    assert Calibration().adapted(probabilities) is probabilities
+    assert ProbabilityCalibration().adapted(probabilities) is probabilities
 
 
 def test_the_model_card_keeps_it():
@@ -124,22 +124,53 @@ def test_the_model_card_keeps_it():
     noise = np.full(3_000, 0.2)
     found = fit_calibration(logits, classes, noise, prior=True)
     card = json.loads(json.dumps({"calibration": found.as_card()}))
-    assert Calibration.from_card(card) == found
+    assert ProbabilityCalibration.from_card(card) == found
     assert np.array_equal(
-        Calibration.from_card(card).probabilities(logits, 0.2), found.probabilities(logits, noise)
+        ProbabilityCalibration.from_card(card).probabilities(logits, 0.2),
+        found.probabilities(logits, noise),
     )
     # cards written before this
-    old = Calibration.from_card({"temperature": 1.5})
+    old = ProbabilityCalibration.from_card({"temperature": 1.5})
     assert np.allclose(old.probabilities(logits), softmax(logits / 1.5, axis=1))
     with pytest.raises((KeyError, TypeError, ValueError)):
-        Calibration.from_card({})
+        ProbabilityCalibration.from_card({})
     with pytest.raises(ValueError, match="classes"):
-        Calibration.from_card({"calibration": found.as_card() | {"bias": [0.0]}})
+        ProbabilityCalibration.from_card({"calibration": found.as_card() | {"bias": [0.0]}})
 
 
-def test_noise_is_that_of_the_perfect_cells():
+def test_noise_about_each_cell_is_that_of_its_window():
     rng = np.random.default_rng(0)
-    windows = rng.normal(0, 0.2, (50, 12, 12))
-    windows[:5, 4:8, 4:8] -= 1  # defects
-    assert noise_of_residuals(windows) == pytest.approx(0.2, rel=0.05)
-    assert noise_of_residuals(np.empty((0, 12, 12))) > 0
+    noise = np.repeat([0.2, 0.05], 25)
+    inputs = np.zeros((50, 3, 24, 24))
+    inputs[:, 1] = rng.normal(0, 1, (50, 24, 24)) * noise[:, None, None]
+    inputs[:5, 1, 8:14, 8:14] -= 1  # defects
+    assert noise_of_inputs(inputs) == pytest.approx(noise, rel=0.2)
+    assert noise_of_inputs(np.empty((0, 3, 24, 24))).shape == (0,)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_one_temperature_makes_probabilities_honest(temperature):
+    logits, classes = honest(20_000)
+    found = fit_calibration(logits * temperature, classes, vector=False)
+    assert found.temperature == pytest.approx(temperature, rel=0.05)
+    assert found.bias == (0.0,) * 6
+
+
+def test_calibration_of_a_flawless_network_is_finite():
+    targets = np.arange(6).repeat(10)
+    found = fit_calibration(20 * np.eye(6)[targets], targets)
+    assert 0 < found.temperature < 1.5
+    assert np.isfinite(found.bias).all()
+
+
+def test_more_cells_are_corrected_as_the_others_were():
+    """What comes late in an image is judged by the shares that the image settled on."""
+    logits, _ = honest(4_000, seed=5, prior=np.array([0.6, 0.3, 0.05, 0.03, 0.01, 0.01]))
+    calibration = ProbabilityCalibration(prior=tuple(PRIOR))
+    seen = softmax(logits - np.log([0.6, 0.3, 0.05, 0.03, 0.01, 0.01]) + np.log(PRIOR), axis=1)
+    settled = calibration.adapted(seen)
+    again = calibration.adapted_to(settled, seen[:300])
+    assert again == pytest.approx(settled[:300], abs=2e-4)
+    assert np.abs(again - seen[:300]).max() > 0.1
+    assert ProbabilityCalibration().adapted_to(settled, seen[:5]) is not None
+    assert np.array_equal(ProbabilityCalibration().adapted_to(settled, seen[:5]), seen[:5])

@@ -18,7 +18,6 @@ from napari_point_defects.classification.prediction import Classifier
 from napari_point_defects.classification.training import (
     ClassifierModule,
     confusion_matrix,
-    fit_temperature,
     mean_f1,
     train_classifier,
 )
@@ -245,25 +244,6 @@ def test_confusion_matrix_and_mean_f1():
     assert mean_f1(np.zeros((6, 6), int)) == 0
 
 
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
-def test_temperature_makes_probabilities_honest(temperature):
-    rng = np.random.default_rng(3)
-    honest = rng.normal(0, 2, (20_000, 6))
-    shares = np.exp(honest) / np.exp(honest).sum(axis=1, keepdims=True)
-    targets = (shares.cumsum(axis=1) < rng.random((20_000, 1))).sum(axis=1)
-    found = fit_temperature(
-        torch.from_numpy(honest * temperature).float(), torch.from_numpy(targets)
-    )
-    assert found == pytest.approx(temperature, rel=0.05)
-
-
-def test_temperature_of_a_flawless_network_is_finite():
-    targets = torch.arange(6).repeat(10)
-    found = fit_temperature(20 * nn.functional.one_hot(targets, 6).float(), targets)
-    assert 0 < found < 1.5
-    assert np.isfinite(found)
-
-
 # --- training and prediction -----------------------------------------------------------------
 
 
@@ -280,7 +260,7 @@ def test_training_leaves_metrics_and_a_checkpoint(trained, images):
     assert (folder / "last.ckpt").is_file()
     assert "val_score" in (folder / "metrics.csv").read_text()
     assert metrics["epochs"] == 1
-    assert metrics["temperature"] > 0
+    assert metrics["calibration"]["temperature"] > 0
     confusion = np.array(metrics["val_confusion"])
     truth = TrainingSet(images / "validation").class_counts()
     assert confusion.sum(axis=1).tolist() == truth.tolist()
@@ -308,8 +288,8 @@ def predict(path, images, **options):
 
 
 def test_trained_weights_can_be_shipped_and_used(trained, images, tmp_path):
-    _, tensors, metrics = trained
-    path = save(tmp_path / "classifier.safetensors", tensors, TINY, metrics["temperature"])
+    _, tensors, _ = trained
+    path = save(tmp_path / "classifier.safetensors", tensors, TINY, 1.3)
     shares = []
     _, _, _, cells = predict(path, images, on_progress=lambda share, text: shares.append(share))
     item = TrainingSet(images / "validation")[0]

@@ -12,6 +12,7 @@ import torch
 from skimage.io import imsave
 
 from napari_point_defects import __version__, cli, pipeline
+from napari_point_defects.classification.calibration import ProbabilityCalibration
 from napari_point_defects.classification.model import CLASSIFIER_PRESETS, build_classifier
 from napari_point_defects.detection.model import DETECTOR_PRESETS, build_detector
 from napari_point_defects.io import sample_path
@@ -90,6 +91,8 @@ def image(pixels, tmp_path):
 
 class Oracle:
     """Both networks in one: all hexagons there are, every cell perfect."""
+
+    calibration = ProbabilityCalibration()
 
     def __init__(self):
         self.weights = load_weights("detector")

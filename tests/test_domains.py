@@ -20,6 +20,7 @@ from napari_point_defects.analysed_area import (
 )
 from napari_point_defects.analysis_settings import AnalysisSettings
 from napari_point_defects.census import cells_table
+from napari_point_defects.classification.calibration import ProbabilityCalibration
 from napari_point_defects.domains.casting import DomainMap, cast_domains, recast_domains
 from napari_point_defects.domains.segmentation import find_domains
 from napari_point_defects.materials import LATTICE_VECTORS, MATERIALS
@@ -226,6 +227,8 @@ class EveryHexagon:
 
 class EveryCellPerfect:
     """Calls every cell perfect, and notes in what lattice it was asked."""
+
+    calibration = ProbabilityCalibration()
 
     class weights:
         version = "classifier@truth"

@@ -12,6 +12,7 @@ from skimage.io import imread
 
 from napari_point_defects import __version__, pipeline, results
 from napari_point_defects.analysis_settings import AnalysisSettings
+from napari_point_defects.classification.calibration import ProbabilityCalibration
 from napari_point_defects.errors import PointDefectsError, Stopped
 from napari_point_defects.materials import MATERIALS
 from napari_point_defects.pipeline import analyze
@@ -44,6 +45,7 @@ class TrueClassifier:
     """Looks each cell's class up in a scene."""
 
     weights = SimpleNamespace(version="classifier@truth")
+    calibration = ProbabilityCalibration()
 
     def __init__(self, scene):
         self.scene = scene

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from napari_point_defects import cli, pipeline
 from napari_point_defects.analysis_settings import AnalysisSettings
+from napari_point_defects.classification.calibration import ProbabilityCalibration
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.materials import MATERIALS
 from napari_point_defects.netcasting import cast_net
@@ -177,6 +178,7 @@ class PerfectClassifier:
     """Finds no defect."""
 
     weights = SimpleNamespace(version="classifier@truth")
+    calibration = ProbabilityCalibration()
 
     def predict(self, data, lattice, cells, *, alpha, beta, on_progress, should_stop, **_):
         probabilities = np.tile([0.95] + 5 * [0.01], (len(cells), 1))

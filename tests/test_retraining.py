@@ -289,7 +289,7 @@ def test_a_run_on_two_sets(sets, untrained, tmp_path):
     assert card["started_from"] == load_weights("classifier", untrained).version
     assert retrained.compared_with == card["started_from"]
     assert [s["seed"] for s in card["training_set"]["sets"]] == [1, 2]
-    assert card["metrics"]["temperature"] > 0
+    assert card["metrics"]["calibration"]["temperature"] > 0
     assert not list(folder.glob("candidate*"))
     again = load_run(folder)
     np.testing.assert_array_equal(again.after.confusion, retrained.after.confusion)

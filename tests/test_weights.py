@@ -166,4 +166,4 @@ def test_shipped_weights_are_small_and_fit_the_networks():
     folder = SHIPPED["detector"].parent
     assert sum(p.stat().st_size for p in folder.glob("*.safetensors")) <= 60e6
     assert Detector(device="cpu").settings.preset == "compact"
-    assert Classifier(device="cpu").temperature > 0
+    assert Classifier(device="cpu").calibration.temperature > 0

@@ -204,7 +204,7 @@ def classify(
     cells = cast_domains(detection.hexagons, where, image.data.shape)
     cells = cells_within(cells, settings.region)
     several = len(where.domains) > 1
-    return classify_domains(
+    cells = classify_domains(
         classifier.predict,
         image.data,
         cells,
@@ -217,6 +217,8 @@ def classify(
         on_progress=on_progress,
         should_stop=should_stop,
     )
+    # how frequent defects are, the cells of the image say together
+    return replace(cells, probabilities=classifier.calibration.adapted(cells.probabilities))
 
 
 def reference_of(
@@ -273,8 +275,9 @@ def reclassify(
         return changes
     if reference is None:
         reference = reference_of(image, detection, cells if len(cells) else current, settings)
+    classifier = _classifier(settings.classifier_weights, settings.device)
     classified = classify_domains(
-        _classifier(settings.classifier_weights, settings.device).predict,
+        classifier.predict,
         image.data,
         UnitCells.joined([change.cells for change in changes]),
         where,
@@ -284,6 +287,8 @@ def reclassify(
         on_progress=on_progress,
         should_stop=should_stop,
     )
+    adapted = classifier.calibration.adapted_to(cells.probabilities, classified.probabilities)
+    classified = replace(classified, probabilities=adapted)
     parts = split(classified, [len(change.cells) for change in changes])
     return [replace(change, cells=part) for change, part in zip(changes, parts, strict=True)]
 

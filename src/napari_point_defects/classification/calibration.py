@@ -4,7 +4,7 @@ Three corrections, each with parameters that can be switched off:
 
 * *Temperature and bias* (vector scaling: Guo et al., ICML 2017, arXiv:1706.04599): one divisor
   of all logits, and one shift per class.
-* *Noise*: the temperature follows the image's noise, for a network that is honest on average
+* *Noise*: the temperature follows the noise about a cell, for a network that is honest on average
   may be too sure of dim images and not sure enough of bright ones.
 * *Prior*: a network knows how frequent defects were in its training images on average. How
   frequent they are in one image follows from its own answers (M. Saerens et al., Neural
@@ -35,17 +35,17 @@ _PRIOR_ROUNDS = 30
 
 
 @dataclass(frozen=True, slots=True)
-class Calibration:
+class ProbabilityCalibration:
     """What turns logits into probabilities.
 
     Attributes
     ----------
     temperature : float
-        Divisor of the logits of an image whose noise is 0.1.
+        Divisor of the logits where the noise is 0.1.
     bias : tuple of 6 float
         Added to the divided logits.
     noise_slope : float
-        Change of the temperature's logarithm per factor e of the image's noise.
+        Change of the temperature's logarithm per factor e of the noise.
     prior : tuple of 6 float, or None
         How frequent the classes were in training; None leaves an image's own prior alone.
     """
@@ -64,7 +64,7 @@ class Calibration:
         ----------
         logits : ndarray of shape (N, 6)
         noise : float or ndarray of shape (N,), optional
-            From :func:`noise_of_residuals`, of the image that each cell is from; without it the
+            From :func:`noise_of_inputs`; without it the
             temperature is that of the reference noise.
 
         Returns
@@ -72,6 +72,27 @@ class Calibration:
         ndarray of shape (N, 6)
         """
         return softmax(self._scaled(np.asarray(logits, float), noise), axis=1)
+
+    def adapted_to(self, settled: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+        """Correct the probabilities of more cells as those of the image's others were.
+
+        Parameters
+        ----------
+        settled : ndarray of shape (N, 6)
+            From :meth:`adapted`.
+        probabilities : ndarray of shape (K, 6)
+            From :meth:`probabilities`.
+
+        Returns
+        -------
+        ndarray of shape (K, 6)
+        """
+        known = np.isfinite(settled).all(axis=1)
+        if self.prior is None or not known.any():
+            return probabilities
+        prior = np.array(self.prior)
+        # where the expectation maximisation has settled, its shares are those of its outcome
+        return _reweighted(probabilities, _shares(settled[known], prior, _PRIOR_CELLS), prior)
 
     def adapted(self, probabilities: np.ndarray) -> np.ndarray:
         """Correct the probabilities of all cells of one image for how frequent defects are in it.
@@ -95,7 +116,7 @@ class Calibration:
         return asdict(self)
 
     @classmethod
-    def from_card(cls, card: Mapping[str, Any]) -> Calibration:
+    def from_card(cls, card: Mapping[str, Any]) -> ProbabilityCalibration:
         """Read it from a model card's metrics: ``calibration``, or ``temperature`` alone.
 
         Raises
@@ -125,7 +146,7 @@ def fit_calibration(
     *,
     vector: bool = True,
     prior: bool = False,
-) -> Calibration:
+) -> ProbabilityCalibration:
     """Fit a calibration to held-out cells, with the true mix of classes.
 
     Minimises the cross-entropy with mild priors on bias and slope, so that a class that hardly
@@ -137,15 +158,15 @@ def fit_calibration(
     targets : ndarray of shape (N,), int
         ``DefectClass`` values.
     noise : ndarray of shape (N,), optional
-        Noise of each cell's image; without it the temperature is the same for all.
+        Noise about each cell; without it the temperature is the same for all.
     vector : bool
         Fit a shift per class.
     prior : bool
-        Note how frequent the classes are, for :meth:`Calibration.adapted`.
+        Note how frequent the classes are, for :meth:`ProbabilityCalibration.adapted`.
 
     Returns
     -------
-    Calibration
+    ProbabilityCalibration
     """
     logits, targets = np.asarray(logits, float), np.asarray(targets, int)
     rows, counts = np.arange(len(targets)), np.bincount(targets, minlength=_CLASSES)
@@ -177,7 +198,7 @@ def fit_calibration(
     bounds = [(-3, 3), (-1, 1)] + [(-5, 5)] * _CLASSES
     found = minimize(loss, np.zeros(2 + _CLASSES), jac=True, method="L-BFGS-B", bounds=bounds)
     level, slope, bias = unpack(found.x)
-    return Calibration(
+    return ProbabilityCalibration(
         temperature=float(np.exp(level)),
         bias=tuple(float(shift) for shift in bias),
         noise_slope=float(slope),
@@ -213,9 +234,8 @@ def adapt_prior(
     seen, prior = probabilities[known], np.asarray(prior, float)
     shares, posterior = prior, seen
     for _ in range(_PRIOR_ROUNDS if len(seen) else 0):
-        posterior = seen * (shares / prior)
-        posterior /= posterior.sum(axis=1, keepdims=True)
-        found = (posterior.sum(axis=0) + prior_cells * prior) / (len(seen) + prior_cells)
+        posterior = _reweighted(seen, shares, prior)
+        found = _shares(posterior, prior, prior_cells)
         settled = np.abs(found - shares).max() < 1e-6
         shares = found
         if settled:
@@ -225,22 +245,32 @@ def adapt_prior(
     return adapted, shares
 
 
-def noise_of_residuals(residuals: np.ndarray) -> float:
-    """Return the noise of an image, in X₂ columns, from its cells' residual windows.
+def _reweighted(probabilities: np.ndarray, shares: np.ndarray, prior: np.ndarray) -> np.ndarray:
+    posterior = probabilities * (shares / prior)
+    return posterior / posterior.sum(axis=1, keepdims=True)
+
+
+def _shares(posterior: np.ndarray, prior: np.ndarray, prior_cells: float) -> np.ndarray:
+    return (posterior.sum(axis=0) + prior_cells * prior) / (len(posterior) + prior_cells)
+
+
+def noise_of_inputs(inputs: np.ndarray) -> np.ndarray:
+    """Return the noise about each cell, in X₂ columns.
 
     Parameters
     ----------
-    residuals : ndarray of shape (K, h, w)
-        Channel 1 of the default input: what the mean window leaves, in units of an X₂ column.
+    inputs : ndarray of shape (K, C, h, w)
+        The default input, whose channel 1 is what the mean window leaves, in X₂ columns.
 
     Returns
     -------
-    float
-        Standard deviation of a sample, from the median of its modulus: defects are a minority.
+    ndarray of shape (K,)
+        Standard deviation of a sample, from the median of its modulus: a defect is a minority of
+        its window.
     """
-    if not np.size(residuals):
-        return _REFERENCE_NOISE
-    return float(np.median(np.abs(residuals)) / 0.6745)
+    if not len(inputs):
+        return np.zeros(0)
+    return np.median(np.abs(np.asarray(inputs)[:, 1]), axis=(1, 2)) / 0.6745
 
 
 def _log_noise(noise: float | np.ndarray | None) -> np.ndarray:

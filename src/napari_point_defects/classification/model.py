@@ -38,7 +38,7 @@ class ClassifierSettings(BaseModel):
 
 CLASSIFIER_PRESETS = {
     "compact": ClassifierSettings(
-        noise=True, fit=FitSettings(epochs=20, images_per_epoch=1000, learning_rate=1e-3)
+        fit=FitSettings(epochs=12, images_per_epoch=800, learning_rate=1e-3)
     ),
     "paper": ClassifierSettings(
         preset="paper",

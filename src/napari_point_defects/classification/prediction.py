@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from napari_point_defects.canonical import neighbourhoods
+from napari_point_defects.classification.calibration import ProbabilityCalibration, noise_of_inputs
 from napari_point_defects.classification.crops import reference_window
 from napari_point_defects.classification.model import (
     ClassifierSettings,
@@ -47,7 +48,7 @@ class Classifier:
         self.device = choose_device(device)
         try:
             self.settings = ClassifierSettings.model_validate(self.weights.card["settings"])
-            self.temperature = float(self.weights.card["metrics"]["temperature"])
+            self.calibration = ProbabilityCalibration.from_card(self.weights.card["metrics"])
             self.network = build_classifier(self.settings)
             self.network.load_state_dict(self.weights.tensors)
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
@@ -149,4 +150,5 @@ class Classifier:
             torch.autocast(self.device.type, torch.bfloat16, enabled=half),
         ):
             logits = self.network(batch).double().cpu()
-        return torch.softmax(logits / self.temperature, dim=1).numpy()
+        noise = noise_of_inputs(inputs.numpy()) if self.settings.crop == "window" else None
+        return self.calibration.probabilities(logits.numpy(), noise)

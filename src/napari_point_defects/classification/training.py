@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.optimize import minimize_scalar
 from torch import nn
 
+from napari_point_defects.classification.calibration import fit_calibration, noise_of_inputs
 from napari_point_defects.classification.data import CellDataset, collate
 from napari_point_defects.classification.model import ClassifierSettings, build_classifier
 from napari_point_defects.fitting import TrainableModule, train
@@ -23,8 +23,10 @@ class ClassifierModule(TrainableModule):
     def __init__(self, settings: ClassifierSettings, total_steps: int) -> None:
         super().__init__(settings.fit, total_steps)
         self.network = build_classifier(settings).to(memory_format=torch.channels_last)
+        self.crop = settings.crop
         self.logits: list[torch.Tensor] = []
         self.targets: list[torch.Tensor] = []
+        self.noise: list[np.ndarray] = []
 
     def training_step(self, batch, index) -> torch.Tensor:
         inputs, classes, weights = batch
@@ -35,7 +37,7 @@ class ClassifierModule(TrainableModule):
         return loss
 
     def on_validation_epoch_start(self) -> None:
-        self.logits, self.targets = [], []
+        self.logits, self.targets, self.noise = [], [], []
 
     def validation_step(self, batch, index) -> None:
         inputs, classes, _ = batch
@@ -43,6 +45,8 @@ class ClassifierModule(TrainableModule):
             self.network(inputs.contiguous(memory_format=torch.channels_last)).float().cpu()
         )
         self.targets.append(classes.cpu())
+        if self.crop == "window":
+            self.noise.append(noise_of_inputs(inputs.float().cpu().numpy()))
 
     def on_validation_epoch_end(self) -> None:
         for name, value in self.figures().items():
@@ -58,7 +62,12 @@ class ClassifierModule(TrainableModule):
             "val_accuracy": float(np.trace(confusion) / max(confusion.sum(), 1)),
             "val_score": mean_f1(confusion),
             "val_confusion": confusion.tolist(),
-            "temperature": fit_temperature(logits, targets),
+            "calibration": fit_calibration(
+                logits.double().numpy(),
+                targets.numpy(),
+                np.concatenate(self.noise) if self.noise else None,
+                prior=True,
+            ).as_card(),
         }
 
 
@@ -74,18 +83,6 @@ def mean_f1(confusion: np.ndarray) -> float:
     total = confusion.sum(axis=0) + confusion.sum(axis=1)
     occurs = confusion.sum(axis=1) > 0
     return float(np.mean(2 * hits[occurs] / total[occurs])) if occurs.any() else 0.0
-
-
-def fit_temperature(logits: torch.Tensor, targets: torch.Tensor) -> float:
-    """Return the divisor of the logits that makes probabilities honest.
-
-    Guo et al., ICML 2017: the one number that minimises the cross-entropy on held-out data.
-    """
-
-    def loss(log_temperature: float) -> float:
-        return float(nn.functional.cross_entropy(logits / np.exp(log_temperature), targets))
-
-    return float(np.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x))
 
 
 def train_classifier(
@@ -111,7 +108,7 @@ def train_classifier(
     -------
     weights : dict of Tensor
     metrics : dict
-        Epochs, temperature, validation accuracy, mean F1 and confusion matrix.
+        Epochs, calibration, validation accuracy, mean F1 and confusion matrix.
     """
     return train(
         data,

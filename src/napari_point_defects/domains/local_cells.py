@@ -51,7 +51,7 @@ class LocalCells:
     values : ndarray of shape (K, By, Bx), complex64
         Local harmonics of the indices :data:`USED`; phases are taken at the lattice's origin.
     level : ndarray of shape (By, Bx), float32
-        Local mean of the image.
+        Local mean of the image about the middle of its range, in units of that range.
     seen : ndarray of shape (By, Bx), float32
         Share of the window on which something was recorded.
     recorded : ndarray of shape (By, Bx), float32
@@ -132,12 +132,14 @@ def local_cells(
     step = max(2, round(lattice.a_px / 2))
     basis = np.linalg.inv(lattice.matrix_px @ CANONICAL_CELL)
     frequency = np.concatenate([USED, _BETWEEN]) @ basis
-    middle = (limits[0] + limits[1]) / 2
+    # in units of the image's own range: products of counts by the billion would overflow
+    middle, spread = (limits[0] + limits[1]) / 2, np.float32(max(limits[1] - limits[0], 1e-30))
     sums, level, seen = [], [], []
     for start in range(0, data.shape[0], _STRIP_ROWS * step):
         strip = np.asarray(data[start : start + _STRIP_ROWS * step], np.float32)
         finite = np.isfinite(strip)
-        strip = np.where(finite, np.clip(strip, *limits) - np.float32(middle), np.float32(0))
+        strip = (np.clip(strip, *limits) - np.float32(middle)) / spread
+        strip = np.where(finite, strip, np.float32(0))
         pad = [(0, -n % step) for n in strip.shape]
         strip = np.pad(strip, pad)
         local = _demodulate(strip, frequency, step, start - lattice.origin_px[0],
@@ -159,7 +161,7 @@ def local_cells(
     # the median of exponential noise is 0.69 of its mean
     rings = [np.median(part) / np.log(2) if part.size else 0.0 for part in (power[:3], power[3:])]
     noise = np.where(SHELLS == 1, rings[0], rings[1]) + 1e-30
-    return LocalCells(values[: len(USED)], level + middle, weight, recorded, noise, step, sigma_a)
+    return LocalCells(values[: len(USED)], level, weight, recorded, noise, step, sigma_a)
 
 
 def _demodulate(
