@@ -42,7 +42,7 @@ class Quantity:
 
 
 def quantities(
-    found: Measurement, pixel_width_nm: float
+    found: Measurement, pixel_width_nm: float, material: str
 ) -> tuple[tuple[str, tuple[Quantity, ...]], ...]:
     """Return the lines of the table in groups: a title and its quantities.
 
@@ -51,6 +51,8 @@ def quantities(
     found : Measurement
     pixel_width_nm : float
         Along a scan row: turns row jitter into picometres.
+    material : str
+        Formula, of which the contrast is expected.
     """
     low, high = found.expected_contrast
     ratio = found.contrast_ratio
@@ -59,9 +61,9 @@ def quantities(
         "Dose and detector": (
             Quantity("Counts at X₂ (λ)", found.poisson_lambda, "counts/px", _LAMBDA),
             Quantity("Counts per column", found.column_counts, "counts", _COLUMN),
-            Quantity("Counts per grey level", found.counts_per_level, "counts/level", _GAIN),
-            Quantity("Read noise", found.read_noise, "grey levels", _READ),
-            Quantity("Black level", found.offset, "grey levels", _OFFSET),
+            Quantity("Counts per grey level", found.counts_per_level, "counts", _GAIN),
+            Quantity("Read noise", found.read_noise, "intensity", _READ),
+            Quantity("Black level", found.offset, "intensity", _OFFSET),
             _clipped("Clipped, dark", found.clipped_low, "lowest"),
             _clipped("Clipped, bright", found.clipped_high, "highest"),
         ),
@@ -72,7 +74,9 @@ def quantities(
         ),
         "Scan": (
             Quantity("Row jitter, rms", found.jitter_px, "px", _JITTER),
-            Quantity("", scaled(found.jitter_px, _NM_TO_PM * pixel_width_nm), "pm", _JITTER),
+            Quantity(
+                "… in length", scaled(found.jitter_px, _NM_TO_PM * pixel_width_nm), "pm", _JITTER
+            ),
             Quantity("Shear", scaled(found.shear, 100), "%", _SHEAR),
             Quantity("Stretch", scaled(found.stretch, 100), "%", _STRETCH),
         ),
@@ -81,21 +85,21 @@ def quantities(
             Quantity("Correlation length", found.contamination_length_nm, "nm", _DIRT_LENGTH),
         ),
         "Contrast": (
-            Quantity("X₂ over M", ratio, f"({low:.2f} – {high:.2f})", _CONTRAST, foreign),
+            Quantity("X₂ over M", ratio, "", _CONTRAST, foreign),
+            Quantity(f"Range of {material}", Estimate(math.nan, low, high), "", _RANGE),
         ),
     }
     return tuple(lines.items())
 
 
-def as_text(found: Measurement, pixel_width_nm: float) -> str:
+def as_text(found: Measurement, pixel_width_nm: float, material: str) -> str:
     """Return the table for a spreadsheet: tab-separated, in full digits."""
     lines = ["quantity\tvalue\tlow\thigh\tunit"]
-    for title, rows in quantities(found, pixel_width_nm):
+    for title, rows in quantities(found, pixel_width_nm, material):
         for row in rows:
             numbers = (row.estimate.value, row.estimate.low, row.estimate.high)
             cells = ("" if math.isnan(n) else f"{n:.7g}" for n in numbers)
-            name = f"{title}: {row.name}" if row.name else f"{title}: the same"
-            lines.append("\t".join((name, *cells, row.unit)))
+            lines.append("\t".join((f"{title}: {row.name}", *cells, row.unit)))
     return "\n".join(lines)
 
 
@@ -107,18 +111,18 @@ def scaled(estimate: Estimate, factor: float) -> Estimate:
 def written(estimate: Estimate) -> tuple[str, str]:
     """Return value and 95 % interval with as many digits as the interval's width allows."""
     value, low, high = estimate.value, estimate.low, estimate.high
-    if math.isnan(value):
+    known = [abs(v) for v in (value, low, high) if math.isfinite(v)]
+    if not known:
         return "–", ""
-    size = max(abs(v) for v in (value, low, high) if math.isfinite(v))
-    width = high - low
-    if not (math.isfinite(width) and width > 0):
-        width = 0.01 * size
-    write = _writer(size, width)
-    if math.isnan(low) or math.isnan(high):
+    size, width = max(known), high - low
+    if math.isnan(width):
+        write = _writer(size, size)  # no interval tells more digits
         return write(value), ""
-    if math.isinf(high):
-        return write(value), f"> {write(low)}"
-    return write(value), f"{write(low)} – {write(high)}"
+    if not 0 < width < math.inf:
+        width = 0.1 * size
+    write = _writer(size, width)
+    interval = f"> {write(low)}" if math.isinf(high) else f"{write(low)} – {write(high)}"
+    return "" if math.isnan(value) else write(value), interval
 
 
 def _writer(size: float, width: float) -> Callable[[float], str]:
@@ -199,7 +203,10 @@ _DIRT_LENGTH = (
     "hardly be told apart; a dash means that none is seen."
 )
 _CONTRAST = (
-    "Signal of a perfect X₂ column over that of an M column, vacancies left out; in brackets the "
-    "range of this material. Outside of it the material or the choice of X and M is wrong, or it "
-    "is no monolayer."
+    "Integrated signal of a perfect X₂ column over that of an M column, vacancies left out. Outside "
+    "the material's range, the material or the choice of X and M is wrong, or it is no monolayer."
+)
+_RANGE = (
+    "The contrast that this material may show; wide, for the detector's angles are seldom known. A "
+    "contrast outside of it is written in orange."
 )

@@ -42,11 +42,11 @@ class MeasureTable(QTableWidget):
             policy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
 
-    def show_measurement(self, found: Measurement, pixel_width_nm: float) -> None:
+    def show_measurement(self, found: Measurement, pixel_width_nm: float, material: str) -> None:
         """Show what was measured."""
         self.clearSpans()
         self.setRowCount(0)
-        for title, rows in quantities(found, pixel_width_nm):
+        for title, rows in quantities(found, pixel_width_nm, material):
             self._add_title(title)
             for quantity in rows:
                 self._add(quantity)

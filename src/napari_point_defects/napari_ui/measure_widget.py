@@ -118,19 +118,17 @@ class MeasureWidget(Pane):
             basis = None if layer is None else self._basis(check_image(layer))
         except PointDefectsError as error:
             self._say(self.source, escape(str(error)))
-            self.stale.hide()
+            self._say(self.stale, "")
             return
-        self._show_basis(basis)
-        if found is not None and not found.basis.same_as(basis):
-            self._say(self.stale, f"⚠ Out of date: {_change(found.basis, basis)}. Measure again.")
-        else:
-            self.stale.hide()
+        holds = found is not None and found.basis.same_as(basis)
+        self._show_basis(basis, found if holds else None)
+        late = found is not None and not holds
+        change = f"⚠ Out of date: {_change(found.basis, basis)}. Measure again." if late else ""
+        self._say(self.stale, change)
 
     def copy_table(self) -> None:
         """Put the table on the clipboard, for a spreadsheet."""
-        shown = self.shown
-        text = as_text(shown.measurement, shown.detection.pixel_size_nm[1])
-        QGuiApplication.clipboard().setText(text)
+        QGuiApplication.clipboard().setText(as_text(*self.shown.table))
         self.run.say("Copied as a table.")
 
     def export_json(self, path: Path, *, overwrite: bool = False) -> None:
@@ -174,7 +172,7 @@ class MeasureWidget(Pane):
         told = found is not None and found.details is not None
         if told:
             material = get_material(found.settings.material)
-            self.table.show_measurement(found.measurement, found.detection.pixel_size_nm[1])
+            self.table.show_measurement(*found.table)
             self.plots.show_details(found.measurement, found.details, material)
         for widget in (self.table, self.plots, self.buttons):
             widget.setVisible(told)
@@ -182,8 +180,8 @@ class MeasureWidget(Pane):
         self.warnings.setText("<br>".join(f"⚠ {escape(line)}" for line in lines))
         self.warnings.setVisible(bool(lines))
 
-    def _show_basis(self, basis: Basis | None) -> None:
-        """Say what would be measured now."""
+    def _show_basis(self, basis: Basis | None, found: MeasuredLayer | None) -> None:
+        """Say what would be measured now, or what has been."""
         link = basis.link if basis is not None else None
         self.material.setEnabled(link is None)
         if link is not None and self.material.get() != link.settings.material:
@@ -192,10 +190,13 @@ class MeasureWidget(Pane):
             self.material.blockSignals(False)
         if basis is None:
             self._say(self.source, "")
-        elif link is None:
+        elif link is None and found is None:
             self._say(
                 self.source, "Nothing is detected in this image yet: its cells are found first."
             )
+        elif link is None:
+            n = len(found.detection.hexagons)
+            self._say(self.source, f"Rests on {n:,} hexagons, found for this and not drawn.")
         else:
             n = len(basis.source.data)
             what = "classified cells" if basis.is_classified else "hexagons, not classified yet"

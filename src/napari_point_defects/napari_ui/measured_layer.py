@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 
 from napari_point_defects import pipeline
+from napari_point_defects.analysed_area import Domain
 from napari_point_defects.analysis_settings import AnalysisSettings
-from napari_point_defects.domains.casting import cast_domains
+from napari_point_defects.domains.casting import DomainMap, cast_domains
 from napari_point_defects.errors import Stopped
 from napari_point_defects.materials import get_material
 from napari_point_defects.measured import Measurement
@@ -100,6 +101,11 @@ class MeasuredLayer:
         """What the user should know, the measurement's remarks first."""
         return (*self.measurement.remarks, *self.detection.warnings)
 
+    @property
+    def table(self) -> tuple[Measurement, float, str]:
+        """What the table of quantities needs: measurement, pixel width [nm], formula."""
+        return self.measurement, self.detection.pixel_size_nm[1], self.settings.material
+
     def as_dict(self) -> dict[str, Any]:
         """Return it ready for JSON, as ``point-defects measure`` writes it."""
         return {
@@ -182,7 +188,7 @@ def _measured(
 ) -> MeasuredLayer:
     if should_stop():
         raise Stopped
-    where = detection.map
+    where = _domains(detection)
     # a measurement folds one lattice: the main domain's
     own = where.of_cells(cells) == where.domains[0].number
     found, details = measure_in_detail(
@@ -199,8 +205,12 @@ def _cast(
     hexagons: Hexagons, detection: Detection, settings: AnalysisSettings, image: StemImage
 ) -> UnitCells:
     """Return the cells of hexagons, not classified."""
-    cells = cast_domains(hexagons, detection.map, image.data.shape)
+    cells = cast_domains(hexagons, _domains(detection), image.data.shape)
     return cells_within(cells, settings.region)
+
+
+def _domains(detection: Detection) -> DomainMap:
+    return DomainMap(detection.domains or (Domain(1, detection.lattice),), detection.area)
 
 
 def _same_detection(cells: Layer, hexagons: Layer) -> bool:
