@@ -52,9 +52,10 @@ class MeasurePlots(FigureCanvasQTAgg):
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.setToolTip(
             "<p>Upper left, the mean of all perfect cells in sight. Upper right, the variance of "
-            "the noise at each brightness: dots as measured, the line as fitted; its slope is the "
-            "gain, its height at the black level the read noise. Below, how far each scan row is "
-            "off sideways; orange, the jitter.</p>"
+            "the noise at each brightness: dots as measured, the line as fitted. Its slope is the "
+            "intensity of one count, its height at the black level the read noise; where pixels "
+            "are clipped, dots fall below it. Below, how far each scan row is off sideways; "
+            "orange, the jitter.</p>"
         )
         self._shown: tuple[Measurement, MeasurementDetails, Material] | None = None
         self.set_theme(theme)

@@ -57,6 +57,7 @@ def quantities(
     low, high = found.expected_contrast
     ratio = found.contrast_ratio
     foreign = ratio.high < low or ratio.low > high  # False for NaN
+    px_to_pm = _NM_TO_PM * pixel_width_nm
     lines = {
         "Dose and detector": (
             Quantity("Counts at X₂ (λ)", found.poisson_lambda, "counts/px", _LAMBDA),
@@ -74,9 +75,7 @@ def quantities(
         ),
         "Scan": (
             Quantity("Row jitter, rms", found.jitter_px, "px", _JITTER),
-            Quantity(
-                "… in length", scaled(found.jitter_px, _NM_TO_PM * pixel_width_nm), "pm", _JITTER
-            ),
+            Quantity("… as a length", scaled(found.jitter_px, px_to_pm), "pm", _JITTER),
             Quantity("Shear", scaled(found.shear, 100), "%", _SHEAR),
             Quantity("Stretch", scaled(found.stretch, 100), "%", _STRETCH),
         ),
@@ -203,7 +202,7 @@ _DIRT_LENGTH = (
     "hardly be told apart; a dash means that none is seen."
 )
 _CONTRAST = (
-    "Integrated signal of a perfect X₂ column over that of an M column, vacancies left out. Outside "
+    "Integrated signal of a perfect X₂ column over that of an M column, vacancies left out. Beyond "
     "the material's range, the material or the choice of X and M is wrong, or it is no monolayer."
 )
 _RANGE = (
