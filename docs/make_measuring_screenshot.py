@@ -11,6 +11,7 @@ import sys
 
 import napari
 from picturing import PLUGIN, let_pass, picture, wait_for
+from qtpy.QtWidgets import QApplication
 
 SIZE = 1320, 1300
 
@@ -28,9 +29,11 @@ def main(sample: str = "mote2_contaminated") -> None:
         wait_for(lambda widget=widget: not widget.run.is_running)
     dock.raise_()
     viewer.layers.selection.active = widget.shown.basis.source
-    let_pass(1)
     viewer.reset_view()
-    let_pass(0.5)
+    for window in QApplication.allWidgets():
+        if type(window).__name__ == "NapariQtNotification":  # it hides the scale bar
+            window.close()
+    let_pass(1)
     picture(viewer, "measuring.png")
     viewer.close()
 

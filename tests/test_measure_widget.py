@@ -157,6 +157,7 @@ def test_an_image_without_a_detection_is_detected_first(widget, viewer, qtbot, a
     assert number(line(widget, "Shear")[1]) == pytest.approx(6.0, abs=0.2)
     assert WARNING in widget.warnings.text()
     assert "found for this" in widget.source.text()
+    assert "perfect cells of the image." in widget.source.text()
     assert widget.stale.isHidden()
     assert not widget.run.message.isVisible()
 
@@ -245,6 +246,18 @@ def test_only_the_main_domain_is_folded(viewer, known):
     )
     assert right.any()
     assert found.measurement.cells < 0.65 * whole.measurement.cells
+
+
+def test_it_says_which_part_was_measured(widget, viewer, known, qtbot, monkeypatch):
+    monkeypatch.setattr("napari_point_defects.measurement.image.MOST_PX", 288 * 200)
+    two = tuple(Domain(number, known.scene.lattice) for number in (1, 2))
+    area = AnalysedArea(np.ones(known.data.shape, np.uint8), 1, known.data.shape)
+    draw_cells(viewer, known, replace(known.detection, domains=two, area=area))
+    press(widget, qtbot)
+    height, width = widget.shown.details.window[1]
+    assert height * width < known.data.size
+    assert f"perfect cells of {height} × {width} px" in widget.source.text()
+    assert "largest of 2 domains" in widget.source.text()
 
 
 def test_nothing_of_the_table_is_cut_off(widget, qtbot):

@@ -141,10 +141,12 @@ def draw_rows(
     axes.plot(rows, offset - centre, "-", color=MEASURED_COLOUR, linewidth=0.7)
     jitter = found.jitter_px.value
     if np.isfinite(jitter):
-        axes.axhspan(-jitter, jitter, color=FITTED_COLOUR, alpha=0.25, linewidth=0)
+        axes.axhspan(-jitter, jitter, color=FITTED_COLOUR, alpha=0.2, linewidth=0)
+        for edge in (-jitter, jitter):
+            axes.axhline(edge, color=FITTED_COLOUR, linewidth=0.9, zorder=3)
         reach = np.percentile(np.abs(offset[known] - centre), 99) if known.any() else 0.0
         # a slip of the scan must not hide the jitter
-        most = 1.6 * max(float(reach), 2 * jitter, 1e-3)
+        most = 1.4 * max(float(reach), 2 * jitter, 1e-3)
         axes.set_ylim(-most, most)
     axes.set_xlim(rows[0], rows[-1])
     error = details.row_error_px[np.isfinite(details.row_error_px)]

@@ -188,19 +188,7 @@ class MeasureWidget(Pane):
             self.material.blockSignals(True)
             self.material.set(link.settings.material)
             self.material.blockSignals(False)
-        if basis is None:
-            self._say(self.source, "")
-        elif link is None and found is None:
-            self._say(
-                self.source, "Nothing is detected in this image yet: its cells are found first."
-            )
-        elif link is None:
-            n = len(found.detection.hexagons)
-            self._say(self.source, f"Rests on {n:,} hexagons, found for this and not drawn.")
-        else:
-            n = len(basis.source.data)
-            what = "classified cells" if basis.is_classified else "hexagons, not classified yet"
-            self._say(self.source, f"Rests on {n:,} {what}.")
+        self._say(self.source, "" if basis is None else _rests_on(basis, found))
 
     def _say(self, label: QLabel, text: str) -> None:
         if label.text() != text:
@@ -267,6 +255,25 @@ class MeasureWidget(Pane):
             self.buttons,
             self.plots,
         )
+
+
+def _rests_on(basis: Basis, found: MeasuredLayer | None) -> str:
+    """Say what a measurement would rest on, or what the one found does."""
+    if basis.source is not None:
+        n = len(basis.source.data)
+        what = "classified cells" if basis.is_classified else "hexagons, not classified yet"
+        text = f"Rests on {n:,} {what}."
+    elif found is None:
+        return "Nothing is detected in this image yet: its cells are found first."
+    else:
+        text = f"Rests on {len(found.detection.hexagons):,} hexagons, found for this and not drawn."
+    if found is None or found.details is None:
+        return text
+    height, width = found.details.window[1]
+    part = f"of {height:,} × {width:,} px" if found.is_part else "of the image"
+    domains = len(found.detection.domains)
+    where = f", in the largest of {domains} domains" if domains > 1 else ""
+    return f"{text} Measured: {found.measurement.cells:,} perfect cells {part}{where}."
 
 
 def _change(before: Basis, now: Basis) -> str:

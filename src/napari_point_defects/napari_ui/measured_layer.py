@@ -106,6 +106,11 @@ class MeasuredLayer:
         """What the table of quantities needs: measurement, pixel width [nm], formula."""
         return self.measurement, self.detection.pixel_size_nm[1], self.settings.material
 
+    @property
+    def is_part(self) -> bool:
+        """Whether only a part of the image was measured, for it is large."""
+        return self.details is not None and self.details.window[1] != self.image.data.shape
+
     def as_dict(self) -> dict[str, Any]:
         """Return it ready for JSON, as ``point-defects measure`` writes it."""
         return {
