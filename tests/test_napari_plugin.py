@@ -64,6 +64,7 @@ def test_manifest_names(manifest):
         "Classify point defects",
         "Cell inspector",
         "Labels",
+        "Measure image",
         "Simulate training set",
         "Train",
     }
