@@ -23,6 +23,19 @@ AREA_NAMES = {
 }
 """What each code says, for tables and legends."""
 
+AREA_COLOURS = {
+    VACUUM: "#1f3b99",
+    CONTAMINATED: "#9c6b3c",
+    BILAYER: "#c94fc9",
+    BOUNDARY: "#ff5a4d",
+    NO_LATTICE: "#8a8a8a",
+    NOT_CHOSEN: "#303030",
+}
+"""Colour of each code in pictures."""
+
+DOMAIN_COLOURS = ("#4aa3ff", "#ffb347", "#5fd38d", "#f06ea9", "#b59cff", "#e8e04f", "#41d6d6")
+"""Colours of domains in pictures, in their order; more domains take them again."""
+
 
 @dataclass(frozen=True, slots=True)
 class Domain:

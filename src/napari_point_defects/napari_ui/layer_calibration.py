@@ -16,7 +16,7 @@ from napari_point_defects.napari_ui.image_layers import (
     SOURCE_KEY,
     calibration_of,
 )
-from napari_point_defects.napari_ui.links import KEY, CellsLink, HexagonsLink, link_of
+from napari_point_defects.napari_ui.links import KEY, AreaLink, CellsLink, HexagonsLink, link_of
 from napari_point_defects.records import Calibration
 
 if TYPE_CHECKING:
@@ -54,7 +54,8 @@ def calibrate(layers: Iterable[Layer], image: Image, calibration: Calibration) -
         "original": noted.get("original", before),
     }
     for layer in (image, *followers):
-        _rescale(layer, calibration.pixel_size_nm)
+        area = link_of(layer, AreaLink)
+        _rescale(layer, calibration.pixel_size_nm, area.step_px if area else 1)
     counted = []
     for layer in followers:
         for kind in (HexagonsLink, CellsLink):
@@ -146,9 +147,13 @@ def _lies_on(layer: Layer, image: Image) -> bool:
     return same and layer.units == image.units
 
 
-def _rescale(layer: Layer, size_nm: tuple[float, float] | None) -> None:
-    """Change scale and units, and the translation with them: it is a number of pixels too."""
+def _rescale(layer: Layer, size_nm: tuple[float, float] | None, step: int) -> None:
+    """Change scale and units, and the translation with them: it is a number of pixels too.
+
+    Each of the layer's pixels covers ``step`` × ``step`` of the image's.
+    """
     size, unit = (size_nm, "nm") if size_nm is not None else ((1.0, 1.0), "pixel")
+    size = np.multiply(size, step)
     scale, translate = np.array(layer.scale), np.array(layer.translate)
     new = scale.copy()
     new[-2:] = np.sign(scale[-2:]) * size
