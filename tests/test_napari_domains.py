@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.ndimage import distance_transform_edt
 from scipy.spatial import cKDTree
 
 pytest.importorskip("napari")
@@ -91,7 +92,10 @@ def pixels(specimen):
 
 @pytest.fixture(scope="module")
 def area(specimen):
-    return AnalysedArea(np.ascontiguousarray(specimen.labels[2::4, 2::4]), 4, SHAPE)
+    labels = np.array(specimen.labels[2::4, 2::4])
+    between = [distance_transform_edt(labels != number) < 2.5 for number in (1, 2)]
+    labels[between[0] & between[1]] = BOUNDARY
+    return AnalysedArea(labels, 4, SHAPE)
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +133,8 @@ class Truth:
     """Stands in for CNN-2: knows the class at every place, and by which lattice it was asked."""
 
     def __init__(self, scene):
-        self.tree, self.classes = cKDTree(scene.cells.centres_px), scene.cells.classes
+        middles = (scene.chalcogen_px + scene.metal_px) / 2
+        self.tree, self.classes = cKDTree(middles), scene.classes
 
     def reference(self, data, lattice, cells):
         return None
@@ -522,7 +527,7 @@ def test_the_inspector_shows_a_cell_in_the_frame_of_its_grain(detection, cells, 
         rows = np.flatnonzero(inner.domain == number)[:25]
         crops = [cut_crops(pixels, read_cell(layer, int(row))).window for row in rows]
         means.append(np.mean(crops, axis=0).ravel())
-    assert np.corrcoef(means)[0, 1] > 0.97
+    assert np.corrcoef(means)[0, 1] > 0.95
     wrong = replace(read_cell(layer, int(rows[0])), domain=1)
     turned = cut_crops(pixels, wrong).window.ravel()
     assert np.corrcoef(means[0], turned)[0, 1] < 0.8

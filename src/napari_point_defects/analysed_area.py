@@ -24,7 +24,7 @@ AREA_NAMES = {
 """What each code says, for tables and legends."""
 
 AREA_COLOURS = {
-    VACUUM: "#1f3b99",
+    VACUUM: "#00b8c4",
     CONTAMINATED: "#9c6b3c",
     BILAYER: "#c94fc9",
     BOUNDARY: "#ff5a4d",
@@ -33,7 +33,7 @@ AREA_COLOURS = {
 }
 """Colour of each code in pictures."""
 
-DOMAIN_COLOURS = ("#4aa3ff", "#ffb347", "#5fd38d", "#f06ea9", "#b59cff", "#e8e04f", "#41d6d6")
+DOMAIN_COLOURS = ("#4a7dff", "#ffb347", "#5fd35f", "#b59cff", "#e8e04f", "#c8d6ff", "#c7a17a")
 """Colours of domains in pictures, in their order; more domains take them again."""
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _FINE_UP_TO = 2048**2
 """Pixels of an image up to which its layer has one label per pixel, and clean edges."""
 
-_DOMAIN_ALPHA, _LEFT_OUT_ALPHA = "70", "c0"
+_DOMAIN_ALPHA, _LEFT_OUT_ALPHA = "58", "c0"
 _OPACITY = 0.45
 _MOST_LINES = 6
 

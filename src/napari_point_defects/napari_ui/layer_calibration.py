@@ -11,6 +11,7 @@ import numpy as np
 from napari_point_defects import io
 from napari_point_defects.calibration import choose_pixel_size
 from napari_point_defects.materials import get_material
+from napari_point_defects.napari_ui.area_layers import coarser
 from napari_point_defects.napari_ui.image_layers import (
     CALIBRATION_KEY,
     SOURCE_KEY,
@@ -54,8 +55,11 @@ def calibrate(layers: Iterable[Layer], image: Image, calibration: Calibration) -
         "original": noted.get("original", before),
     }
     for layer in (image, *followers):
+        _rescale(layer, calibration.pixel_size_nm)
         area = link_of(layer, AreaLink)
-        _rescale(layer, calibration.pixel_size_nm, area.step_px if area else 1)
+        if area is not None:  # its pixels are larger
+            place = coarser(image, area.step_px)
+            layer.scale, layer.translate = place["scale"], place["translate"]
     counted = []
     for layer in followers:
         for kind in (HexagonsLink, CellsLink):
@@ -147,13 +151,9 @@ def _lies_on(layer: Layer, image: Image) -> bool:
     return same and layer.units == image.units
 
 
-def _rescale(layer: Layer, size_nm: tuple[float, float] | None, step: int) -> None:
-    """Change scale and units, and the translation with them: it is a number of pixels too.
-
-    Each of the layer's pixels covers ``step`` × ``step`` of the image's.
-    """
+def _rescale(layer: Layer, size_nm: tuple[float, float] | None) -> None:
+    """Change scale and units, and the translation with them: it is a number of pixels too."""
     size, unit = (size_nm, "nm") if size_nm is not None else ((1.0, 1.0), "pixel")
-    size = np.multiply(size, step)
     scale, translate = np.array(layer.scale), np.array(layer.translate)
     new = scale.copy()
     new[-2:] = np.sign(scale[-2:]) * size
