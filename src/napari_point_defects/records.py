@@ -173,7 +173,11 @@ class Lattice:
 
         ``by_px`` is where the part's pixel (0, 0) lies in the whole.
         """
-        return replace(self, origin_px=self.origin_px + np.asarray(by_px, float))
+        by_px = np.asarray(by_px, float)
+        bending = self.bending
+        if bending is not None:
+            bending = replace(bending, origin_px=bending.origin_px + by_px)
+        return replace(self, origin_px=self.origin_px + by_px, bending=bending)
 
     @property
     def a_px(self) -> float:

@@ -122,7 +122,8 @@ def area_legend(detection: Detection) -> str:
     area, domains = detection.area, detection.domains
     nm2 = float(np.prod(area.shape)) * float(np.prod(detection.pixel_size_nm))
     shares, colours = area.shares(), domain_colours(detection)
-    lines = [f"<b>{shares['analysed'] * nm2:,.1f} nm² analysed</b> of {nm2:,.1f} nm²"]
+    several = f" in {len(domains)} domains" if len(domains) > 1 else ""
+    lines = [f"<b>{shares['analysed'] * nm2:,.1f} nm² analysed</b>{several}, of {nm2:,.1f} nm²"]
     if len(domains) > 1:
         lines += [
             f"{_swatch(colours[domain.number])} {domain_name(domain)}: "
