@@ -12,6 +12,7 @@ from napari.layers import Layer
 from qtpy.QtGui import QUndoStack
 
 from napari_point_defects.analysis_settings import AnalysisSettings
+from napari_point_defects.domains.casting import DomainMap
 from napari_point_defects.materials import HEXAGON_SIZE
 from napari_point_defects.napari_ui.hexagon_editor import HexagonEditor
 from napari_point_defects.napari_ui.hexagon_edits import EDGE_TOLERANCE_A, judge
@@ -96,7 +97,7 @@ def rectangle(centre, height, width):
 
 def test_table_of_a_fresh_layer(layer, hexagons):
     table = hexagon_table(layer)
-    assert list(table) == ["hexagon_id", "state", "score", *CORNER_COLUMNS]
+    assert list(table) == ["hexagon_id", "state", "score", "domain", *CORNER_COLUMNS]
     assert len(CORNER_COLUMNS) == 8
     assert table["hexagon_id"].tolist() == list(range(len(hexagons)))
     assert (table["state"] == "predicted").all()
@@ -347,7 +348,7 @@ def test_a_box_at_the_edge_may_move_along_it(lattice):
 
     def verdict(shift):
         shapes = [layer.data[0] + shift]
-        return judge(seen, features, shapes, layer.shape_type, lattice, SHAPE)
+        return judge(seen, features, shapes, layer.shape_type, DomainMap.one(lattice), SHAPE)
 
     assert not verdict([0.0, 0.0]).refusals
     assert len(verdict([1.0, 4.0]).edit.after) == 1

@@ -354,7 +354,7 @@ def test_closing_while_the_fit_runs(layer, slow_fit, viewer, qtbot):
     widget = InspectorWidget(viewer)
     layer.selected_data = {3}
     qtbot.waitUntil(slow_fit.entered.is_set)
-    task = widget.models._fits[layer.unique_id].task
+    task = widget.models._fits[layer.unique_id, 1].task
     widget.deleteLater()
     qtbot.waitUntil(task.should_stop)
     slow_fit.go.set()

@@ -10,6 +10,7 @@ import pytest
 
 pytest.importorskip("napari")
 
+from napari_point_defects.domains.casting import DomainMap
 from napari_point_defects.materials import MATERIALS
 from napari_point_defects.napari_ui.cell_tables import cell_table, centres_px, new_row, tidy
 from napari_point_defects.napari_ui.corrections import apply_corrections, find_corrections
@@ -20,7 +21,7 @@ A_PX = 24.0
 
 def find(edited, written, lattice, deleted=()):
     points = edited.attrs.get("points", None)
-    table = tidy(edited, centres_px(edited) if points is None else points, lattice)
+    table = tidy(edited, centres_px(edited) if points is None else points, DomainMap.one(lattice))
     return find_corrections(
         table,
         written_ids=written["cell_id"].to_numpy(),
@@ -155,7 +156,7 @@ def test_new_cells_get_ids_that_were_never_used(table, lattice):
     deleted = found.drop(index=4).reset_index(drop=True)
     used_and_forgotten = 1000
     decided = find_corrections(
-        tidy(deleted, centres_px(deleted), lattice),
+        tidy(deleted, centres_px(deleted), DomainMap.one(lattice)),
         written_ids=found["cell_id"].to_numpy(),
         written_px=centres_px(found),
         deleted_px=np.empty((0, 2)),

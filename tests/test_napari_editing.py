@@ -13,6 +13,7 @@ from napari.layers import Layer
 from qtpy.QtWidgets import QWidget
 
 from napari_point_defects.analysis_settings import AnalysisSettings
+from napari_point_defects.domains.casting import DomainMap
 from napari_point_defects.materials import MATERIALS
 from napari_point_defects.napari_ui.cell_editor import CellEditor
 from napari_point_defects.napari_ui.cell_layers import cells_layer_data, class_colours
@@ -299,5 +300,5 @@ def test_labelled_rows_have_the_state_that_tidy_gives(cells, lattice):
     for label in (None, "V_Te1"):
         decided = labelled(rows, label)
         assert (decided["state"] != "predicted").all()
-        again = tidy(decided, centres_px(decided), lattice)
+        again = tidy(decided, centres_px(decided), DomainMap.one(lattice))
         pd.testing.assert_frame_equal(again, decided)

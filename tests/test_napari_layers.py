@@ -111,7 +111,7 @@ def test_hexagons_survive_the_layer(detection):
     layer = hexagons_layer(detection)
     assert link_of(layer, HexagonsLink).detection is detection
     back = hexagon_layers.hexagons_of_shapes(
-        layer.data, layer.features["score"].to_numpy(), detection.lattice
+        layer.data, layer.features["score"].to_numpy(), detection.domain_map
     )
     np.testing.assert_allclose(back.corners_px, detection.hexagons.corners_px, atol=1e-3)
     np.testing.assert_allclose(back.scores, detection.hexagons.scores)
@@ -157,7 +157,7 @@ def test_lines_and_other_shapes_are_read_or_left_out(detection):
     flat = np.array([[10.0, 10.0], [10.0, 10.0], [10.0, 10.0]])
     triangle = np.array([[100.0, 100.0], [140.0, 100.0], [100.0, 140.0]])
     back = hexagon_layers.hexagons_of_shapes(
-        [line, flat, triangle], [np.nan, np.nan, np.nan], detection.lattice
+        [line, flat, triangle], [np.nan, np.nan, np.nan], detection.domain_map
     )
     assert len(back) == 1
     assert back.scores[0] == 1.0
@@ -169,7 +169,7 @@ def test_lines_and_other_shapes_are_read_or_left_out(detection):
 def test_cells_survive_the_layer(detection, cells):
     layer = cells_layer(detection, cell_table(cells, MATERIAL))
     np.testing.assert_allclose(layer.data, cells.centres_px)
-    table = tidy(layer.features, layer.data, detection.lattice)
+    table = tidy(layer.features, layer.data, detection.domain_map)
     back = cells_of_table(table, MATERIAL)
     np.testing.assert_allclose(back.chalcogen_px, cells.chalcogen_px)
     np.testing.assert_allclose(back.metal_px, cells.metal_px)
@@ -199,6 +199,7 @@ def test_no_cells_make_an_empty_layer(detection, cells):
         metal_px=np.empty((0, 2)),
         votes=np.empty(0, int),
         probabilities=np.empty((0, 6)),
+        domain=np.empty(0, int),
     )
     layer = cells_layer(detection, cell_table(none, MATERIAL))
     assert len(layer.data) == 0
@@ -210,7 +211,7 @@ def test_edits_set_the_state(detection, cells):
     layer.features.loc[1, "label"] = "V_Mo"
     layer.add([[100.0, 100.0]])
     layer.data[2] += [1.0, 0.0]
-    table = tidy(layer.features, layer.data, detection.lattice)
+    table = tidy(layer.features, layer.data, detection.domain_map)
     assert table["state"].iloc[[0, 1, 2, -1]].tolist() == [
         "predicted",
         "corrected",
@@ -225,7 +226,7 @@ def test_edits_set_the_state(detection, cells):
     back = cells_of_table(table, MATERIAL)
     assert back.classes[1] == DefectClass.V_M
     assert back.probabilities[1].max() == 1
-    again = tidy(table, layer.data, detection.lattice)
+    again = tidy(table, layer.data, detection.domain_map)
     assert again.equals(table)
 
 
@@ -233,7 +234,7 @@ def test_pasted_cells_get_ids_of_their_own(detection, cells):
     table = cell_table(cells, MATERIAL)
     pasted = table.loc[[*table.index, 4]].reset_index(drop=True)
     points = np.concatenate([cells.centres_px, cells.centres_px[4:5] + 5])
-    table = tidy(pasted, points, detection.lattice)
+    table = tidy(pasted, points, detection.domain_map)
     assert table["cell_id"].is_unique
     assert table["state"].iloc[4] == "predicted"
     assert table["state"].iloc[-1] == "added"
@@ -251,11 +252,11 @@ def test_new_row_has_the_columns_of_the_table(cells):
 
 
 def test_mask_covers_each_cell_s_area(detection, cells, lattice):
-    mask = cell_mask(cells.centres_px, cells.classes, lattice, (256, 256))
+    mask = cell_mask(cells.centres_px, cells.classes, detection.domain_map, (256, 256))
     inside = (np.abs(cells.centres_px - 127.5) < 90).all(axis=1)
     rows, columns = np.rint(cells.centres_px[inside]).astype(int).T
     np.testing.assert_array_equal(mask[rows, columns], cells.classes[inside] + 1)
-    one = cell_mask(np.array([[128.0, 128.0]]), np.array([3]), lattice, (256, 256))
+    one = cell_mask(np.array([[128.0, 128.0]]), np.array([3]), detection.domain_map, (256, 256))
     assert set(np.unique(one)) == {0, 4}
     assert (one > 0).sum() == pytest.approx(lattice.cell_area_px, rel=0.03)
     # cells tile the plane: no holes between them

@@ -1,6 +1,6 @@
 """Records: the lattice's map and its decomposition, boxes of hexagons, cells and classes."""
 
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ from napari_point_defects.materials import (
     DefectClass,
 )
 from napari_point_defects.records import (
+    Bending,
     Calibration,
     Hexagons,
     Lattice,
@@ -55,6 +56,18 @@ def test_round_trip_of_points():
     points = rng.uniform(-50, 50, (4, 7, 2))
     assert lattice.to_canonical(lattice.to_image(points)) == pytest.approx(points)
     assert lattice.to_image(np.zeros(2)) == pytest.approx(lattice.origin_px)
+
+
+def test_the_lattice_of_a_part_is_that_of_the_whole():
+    field = np.random.default_rng(0).normal(0, 1, (4, 5, 2))
+    bending = Bending(field, np.array([0.0, 3.0]), np.array([30.0, 25.0]))
+    straight = make_lattice(20, 13)
+    corner = np.array([17.0, 40.0])
+    points = np.random.default_rng(1).uniform(0, 90, (30, 2))
+    for lattice in (straight, replace(straight, bending=bending)):
+        moved = lattice.moved(corner)
+        expected = lattice.to_canonical(points)
+        np.testing.assert_allclose(moved.to_canonical(points + corner), expected, atol=1e-6)
 
 
 def test_area_of_the_image_of_a_cell():

@@ -23,6 +23,19 @@ AREA_NAMES = {
 }
 """What each code says, for tables and legends."""
 
+AREA_COLOURS = {
+    VACUUM: "#00b8c4",
+    CONTAMINATED: "#9c6b3c",
+    BILAYER: "#c94fc9",
+    BOUNDARY: "#ff5a4d",
+    NO_LATTICE: "#8a8a8a",
+    NOT_CHOSEN: "#303030",
+}
+"""Colour of each code in pictures."""
+
+DOMAIN_COLOURS = ("#4a7dff", "#ffb347", "#5fd35f", "#b59cff", "#e8e04f", "#c8d6ff", "#c7a17a")
+"""Colours of domains in pictures, in their order; more domains take them again."""
+
 
 @dataclass(frozen=True, slots=True)
 class Domain:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from napari_point_defects.analysed_area import AREA_COLOURS, AnalysedArea
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.materials import BOND, CLASS_COLOURS, DefectClass, Material
 from napari_point_defects.records import Lattice, StemImage, UnitCells
@@ -21,6 +22,8 @@ from napari_point_defects.records import Lattice, StemImage, UnitCells
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
+
+    from napari_point_defects.domains.casting import DomainMap
 
 _CELL_CORNERS = np.array([[-0.75, -0.5], [-0.75, 0.5], [0.75, 0.5], [0.75, -0.5]]) * [BOND, 1]
 """Corners (y, x) of a unit cell's outline about its bond's middle: a wide, (√3/2)a high."""
@@ -108,13 +111,18 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def cell_outlines_px(cells: UnitCells, lattice: Lattice) -> np.ndarray:
+def cell_outlines_px(cells: UnitCells, lattice: Lattice | DomainMap) -> np.ndarray:
     """Return the corners (y, x) of every cell's outline in image pixels, shape (N, 4, 2).
 
     The outline is the canonical a × (√3/2)a rectangle about the middle of the bond, so that the
-    outlines of neighbours tile the row.
+    outlines of neighbours tile the row. ``lattice`` may also be the map of an image's domains:
+    each cell then lies along its own.
     """
-    return cells.centres_px[:, None, :] + _CELL_CORNERS @ lattice.matrix_px.T
+    if isinstance(lattice, Lattice):
+        matrices = lattice.matrix_at(cells.centres_px)
+    else:
+        matrices = lattice.matrices_at(cells.centres_px, lattice.of_cells(cells))
+    return cells.centres_px[:, None, :] + _CELL_CORNERS @ matrices.swapaxes(1, 2)
 
 
 def write_overlay(
@@ -127,10 +135,11 @@ def write_overlay(
     *,
     pixel_size_nm: tuple[float, float] | None = None,
     unsure: np.ndarray | None = None,
+    where: DomainMap | None = None,
 ) -> None:
     """Write a PNG of the image with its defective cells outlined; see :func:`draw_overlay`."""
     figure = draw_overlay(
-        image, cells, lattice, material, pixel_size_nm=pixel_size_nm, unsure=unsure
+        image, cells, lattice, material, pixel_size_nm=pixel_size_nm, unsure=unsure, where=where
     )
     with atomic_write(path, overwrite) as temporary:
         # random noise hardly compresses: the lowest level is four times as fast
@@ -145,6 +154,7 @@ def draw_overlay(
     *,
     pixel_size_nm: tuple[float, float] | None = None,
     unsure: np.ndarray | None = None,
+    where: DomainMap | None = None,
 ) -> Figure:
     """Draw the image with defective cells outlined by class, a legend and a scale bar.
 
@@ -159,6 +169,8 @@ def draw_overlay(
         Height and width of a pixel [nm] for the scale bar; default: the image's calibration.
     unsure : ndarray of shape (N,), bool, optional
         Cells that are drawn dashed, perfect ones too.
+    where : DomainMap, optional
+        Domains with lattices of their own, and what was left out: that is hatched.
 
     Returns
     -------
@@ -188,10 +200,12 @@ def draw_overlay(
     resized = Image.fromarray(_grey_levels(image.data)).resize(tuple(size[::-1].tolist()))
     # copied pixel by pixel, below the axes: imshow would take twenty times the memory
     pixels = np.asarray(resized.convert("RGBA"))
+    if where is not None and where.area is not None:
+        pixels = _hatched(pixels, where.area, round(8 * unit))
     figure.figimage(pixels, yo=legend_height, origin="upper", zorder=-1)
     points = 0.72 * unit  # one figure pixel is 0.72 points
     outline_width = 0.72 * np.clip(lattice.a_px * zoom / 12, 1.5, 4)
-    outlines = cell_outlines_px(cells, lattice)[..., ::-1]
+    outlines = cell_outlines_px(cells, where or lattice)[..., ::-1]
     unsure = np.zeros(len(cells), bool) if unsure is None else np.asarray(unsure, bool)
     defective = cells.classes != DefectClass.PERFECT
     colours = np.array([CLASS_COLOURS[DefectClass(c)] for c in cells.classes], object)
@@ -249,11 +263,37 @@ def draw_overlay(
     legend.text(
         0.05,
         2.5,
-        f"dashed: unsure, {unsure.sum()} of {len(cells)} cells",
+        f"dashed: unsure, {unsure.sum()} of {len(cells)} cells{_left_out(where)}",
         fontsize=30 * points,
         verticalalignment="center",
     )
     return figure
+
+
+def _hatched(pixels: np.ndarray, area: AnalysedArea, width: int) -> np.ndarray:
+    """Tint and hatch what was left out of an analysis in a picture (H, W, 4) of the image."""
+    shape = pixels.shape[:2]
+    rows, cols = (
+        np.minimum(((np.arange(n) + 0.5) * size / n / area.step_px).astype(int), k - 1)
+        for n, size, k in zip(shape, area.shape, area.labels.shape, strict=True)
+    )
+    labels = area.labels[rows][:, cols]
+    pixels = pixels.copy()
+    for code, colour in AREA_COLOURS.items():
+        tint = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
+        for row in np.flatnonzero((labels == code).any(axis=1)):
+            x = np.flatnonzero(labels[row] == code)
+            share = np.where((row + x) // width % 4 == 0, 0.6, 0.2)[:, None]
+            pixels[row, x, :3] = pixels[row, x, :3] * (1 - share) + tint * share
+    return pixels
+
+
+def _left_out(where: DomainMap | None) -> str:
+    """Say how much of the image the hatching covers."""
+    if where is None or where.area is None:
+        return ""
+    share = 1 - where.area.shares()["analysed"]
+    return f"; hatched: not analysed, {share:.1%}" if share > 0.0005 else ""
 
 
 def _grey_levels(data: np.ndarray) -> np.ndarray:

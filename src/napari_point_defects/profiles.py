@@ -103,7 +103,8 @@ def bond_profile(
     data : ndarray of shape (M, N)
         The original image; NaN where nothing was recorded.
     lattice : Lattice
-        Its matrix says what is straight, perpendicular and how long in the crystal.
+        Its matrix about each cell says what is straight, perpendicular and how long in the
+        crystal.
     chalcogen_px, metal_px : ndarray of shape (2,) or (K, 2)
         Columns (y, x) in image pixels.
     width_a : float
@@ -120,7 +121,8 @@ def bond_profile(
     """
     one = np.ndim(chalcogen_px) == 1
     chalcogen, metal = (np.asarray(p, float).reshape(-1, 2) for p in (chalcogen_px, metal_px))
-    bond = (metal - chalcogen) @ np.linalg.inv(lattice.matrix_px).T
+    matrix = lattice.matrix_at((chalcogen + metal) / 2)  # (K, 2, 2)
+    bond = _times(np.linalg.inv(matrix), metal - chalcogen)
     with np.errstate(invalid="ignore", divide="ignore"):  # a cell without a bond has no profile
         along = bond / np.linalg.norm(bond, axis=1, keepdims=True)
     across = along[:, ::-1] * [1, -1]
@@ -130,8 +132,8 @@ def bond_profile(
         points.T[:, :, None, None]
         for points in (
             (chalcogen + metal) / 2,
-            along @ lattice.matrix_px.T,
-            across @ lattice.matrix_px.T,
+            _times(matrix, along),
+            _times(matrix, across),
         )
     )
 
@@ -220,7 +222,8 @@ def surrounding_levels(
     ndarray of shape (K,)
         The median over the six neighbours, of which few are defective; 0 if none is in the image.
     """
-    shifts = _NEIGHBOURS @ lattice.matrix_px.T
+    middles = (np.asarray(chalcogen_px, float) + metal_px) / 2
+    shifts = _NEIGHBOURS @ lattice.matrix_at(middles).swapaxes(1, 2)  # (K, 6, 2)
     around = bond_profile(
         data,
         lattice,
@@ -233,6 +236,11 @@ def surrounding_levels(
     levels = np.zeros(len(excess))
     levels[seen] = np.nanmedian(excess[seen], axis=1)
     return levels
+
+
+def _times(matrices: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """Apply one matrix (K, 2, 2) to each vector (K, 2)."""
+    return (matrices @ vectors[..., None])[..., 0]
 
 
 def _rectangle(

@@ -67,5 +67,6 @@ def write_results(analysis: Analysis, folder: Path, overwrite: bool = False) -> 
             True,
             pixel_size_nm=analysis.detection.pixel_size_nm,
             unsure=table["unsure"].to_numpy(bool),
+            where=analysis.detection.domain_map,
         )
     return paths

@@ -42,6 +42,51 @@ class DomainMap:
             return np.full(np.shape(points_px)[:-1], self.domains[0].number)
         return self.area.domain_at(points_px)
 
+    @classmethod
+    def one(cls, lattice: Lattice) -> DomainMap:
+        """Return the map of an image that is a single crystal."""
+        return cls((Domain(1, lattice),))
+
+    def lattice_of(self, number: int) -> Lattice:
+        """Return the lattice of a domain, the largest one's where there is no such domain."""
+        return next((d for d in self.domains if d.number == number), self.domains[0]).lattice
+
+    def settled(self, points_px: np.ndarray, known: np.ndarray | None = None) -> np.ndarray:
+        """Return the domain of what lies at points (N, 2).
+
+        That is the one there; where none was found, the one it is known to belong to, or else
+        the nearest.
+
+        Parameters
+        ----------
+        points_px : ndarray of shape (N, 2)
+        known : ndarray of shape (N,), int, optional
+            0 where nothing is known.
+        """
+        number = self.number_at(points_px)
+        if known is None or self.area is None or not len(number):
+            return number
+        here = [domain.number for domain in self.domains]
+        off = ~np.isin(self.area.at(points_px), here) & np.isin(known, here)
+        return np.where(off, known, number)
+
+    def matrices_at(self, points_px: np.ndarray, number: np.ndarray | None = None) -> np.ndarray:
+        """Return the local matrix of the lattice about points, shape (N, 2) to (N, 2, 2).
+
+        Parameters
+        ----------
+        points_px : ndarray of shape (N, 2)
+        number : ndarray of shape (N,), int, optional
+            Domain of each; by default the one there, or the nearest.
+        """
+        points_px = np.asarray(points_px, float).reshape(-1, 2)
+        number = self.number_at(points_px) if number is None else np.asarray(number)
+        found = np.empty((len(points_px), 2, 2))
+        for each in np.unique(number):
+            rows = number == each
+            found[rows] = self.lattice_of(each).matrix_at(points_px[rows])
+        return found
+
     def of_hexagons(self, hexagons: Hexagons) -> np.ndarray:
         """Return each hexagon's domain: what it says, or where its middle lies."""
         middles = np.asarray(hexagons.corners_px, float).reshape(-1, 4, 2).mean(axis=1)
@@ -78,7 +123,7 @@ def find_hexagons(
     for index, domain in enumerate(where.domains):
         corner, part = np.zeros(2), data
         if count > 1:
-            corner, part = _surroundings(data, domain, where.area)
+            corner, part = surroundings(data, domain, where.area)
         found = predict(
             part,
             domain.lattice.moved(-corner),
@@ -92,13 +137,21 @@ def find_hexagons(
     return Hexagons.joined(parts)
 
 
-def _surroundings(
+def surroundings(
     data: np.ndarray, domain: Domain, area: AnalysedArea
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the corner and the pixels of the box about a domain; NaN far from it."""
+    """Return the corner and the pixels of the box about a domain; NaN far from it.
+
+    Raises
+    ------
+    ValueError
+        If the domain is nowhere.
+    """
     from scipy.ndimage import distance_transform_edt
 
     step = area.step_px
+    if not (area.labels == domain.number).any():
+        raise ValueError(f"domain {domain.number} is nowhere")
     near = distance_transform_edt(area.labels != domain.number) * step
     near = near <= _SURROUNDINGS_A * domain.lattice.a_px
     rows, cols = np.flatnonzero(near.any(1)), np.flatnonzero(near.any(0))

@@ -31,8 +31,10 @@ _IMAGE_COLUMNS = ("sha256", "image")
 def write_csv(labels: list[ImageLabels], paths: dict[str, Path]) -> None:
     """Write labels; ``paths`` says where each of :data:`FILES` goes."""
     entries = [_flat(image_fields(one.entry)) for one in labels]
-    columns = list(entries[0]) if entries else ["sha256"]
-    _write(paths[IMAGES_FILE], columns, ([e[c] for c in columns] for e in entries))
+    # not every image says everything
+    columns = list(dict.fromkeys(c for e in entries for c in e)) or ["sha256"]
+    rows = ([e.get(c, "null") for c in columns] for e in entries)
+    _write(paths[IMAGES_FILE], columns, rows)
     for name, kind in ((CELLS_FILE, CELLS), (HEXAGONS_FILE, HEXAGONS)):
         rows = (
             [one.entry.sha256, one.entry.name, *(_text(row[c], c, kind) for c in kind.columns)]

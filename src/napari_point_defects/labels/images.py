@@ -17,7 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from napari_point_defects.analysed_area import AnalysedArea, Domain
 from napari_point_defects.errors import PointDefectsError
+from napari_point_defects.labels.domain_fields import domains_of
 from napari_point_defects.materials import adopt_definitions, own_definitions
 from napari_point_defects.records import Calibration, Lattice, StemImage
 from napari_point_defects.training_set import bending_of
@@ -56,6 +58,10 @@ class ImageEntry:
     pixel_size_source : str
     settings : dict
         Of the analysis, as far as JSON can say them.
+    domains : tuple of Domain
+        The first one's lattice is ``lattice``; none where the image is one crystal.
+    area : AnalysedArea or None
+        Where they are, and what was left out.
     """
 
     id: int
@@ -69,6 +75,8 @@ class ImageEntry:
     pixel_size_nm: tuple[float, float] | None
     pixel_size_source: str
     settings: dict[str, Any] = field(default_factory=dict, compare=False)
+    domains: tuple[Domain, ...] = field(default=(), compare=False)
+    area: AnalysedArea | None = field(default=None, compare=False)
 
 
 def entry_row(entry: ImageEntry) -> tuple:
@@ -106,27 +114,32 @@ def know_material(settings: dict[str, Any], where: str) -> None:
 
 
 def entry_of_row(row: tuple) -> ImageEntry:
-    """Make an entry of a row of the database, its bending last."""
+    """Make an entry of a row of the database, its bending and its domains last."""
     numbers, settings = row[11:19], json.loads(row[19])
     with suppress(PointDefectsError):  # of another version; labels are never lost over it
         know_material(settings, f"the labels of {row[2]}")
+    lattice = Lattice(
+        np.array(numbers[:2]),
+        np.array(numbers[2:6]).reshape(2, 2),
+        *numbers[6:],
+        bending_of(None if row[20] is None else json.loads(row[20])),
+    )
+    shape = (row[5], row[6])
+    domains, area = domains_of(None if row[21] is None else json.loads(row[21]), lattice, shape)
     return ImageEntry(
         id=row[0],
         sha256=row[1],
         name=row[2],
         path=row[3],
         signal=row[4],
-        shape=(row[5], row[6]),
+        shape=shape,
         material=row[7],
         pixel_size_nm=None if row[8] is None else (row[8], row[9]),
         pixel_size_source=row[10],
-        lattice=Lattice(
-            np.array(numbers[:2]),
-            np.array(numbers[2:6]).reshape(2, 2),
-            *numbers[6:],
-            bending_of(None if row[20] is None else json.loads(row[20])),
-        ),
+        lattice=lattice,
         settings=settings,
+        domains=domains,
+        area=area,
     )
 
 

@@ -45,6 +45,10 @@ _TABLES = (
         image_id INTEGER PRIMARY KEY REFERENCES images (id),
         bending TEXT NOT NULL
     )""",
+    """CREATE TABLE IF NOT EXISTS domains (
+        image_id INTEGER PRIMARY KEY REFERENCES images (id),
+        domains TEXT NOT NULL
+    )""",
     """CREATE TABLE IF NOT EXISTS cells (
         image_id INTEGER NOT NULL REFERENCES images (id),
         cell_id INTEGER NOT NULL,
@@ -95,6 +99,9 @@ _TABLES = (
         BEGIN SELECT RAISE(ABORT, 'the history is only added to'); END""",
 )
 
+_LATER_TABLES = {"bendings", "domains"}
+"""Tables that stores of earlier versions do not have."""
+
 ADD_CHANGE = """INSERT INTO changes
     (image_id, kind, item_id, time, author, action, before, after, weights)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"""
@@ -105,12 +112,17 @@ ADD_IMAGE = """INSERT INTO images
      sublattice_confidence, settings)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 
-SELECT_IMAGES = """SELECT images.*, bendings.bending
-    FROM images LEFT JOIN bendings ON bendings.image_id = images.id"""
+SELECT_IMAGES = """SELECT images.*, bendings.bending, domains.domains
+    FROM images LEFT JOIN bendings ON bendings.image_id = images.id
+    LEFT JOIN domains ON domains.image_id = images.id"""
 
 ADD_BENDING = "INSERT INTO bendings VALUES (?, ?)"
 
 DROP_BENDING = "DELETE FROM bendings WHERE image_id = ?"
+
+ADD_DOMAINS = "INSERT INTO domains VALUES (?, ?)"
+
+DROP_DOMAINS = "DELETE FROM domains WHERE image_id = ?"
 
 SET_IMAGE = """UPDATE images SET
     sha256 = ?, name = ?, path = ?, signal = ?, height = ?, width = ?, material = ?,
@@ -203,9 +215,10 @@ def _prepare(connection: sqlite3.Connection, path: Path, wait_s: float) -> None:
             connection.execute(
                 "INSERT OR IGNORE INTO meta VALUES ('schema_version', ?)", (str(SCHEMA_VERSION),)
             )
-    elif "bendings" not in tables:
+    elif not tables >= _LATER_TABLES:
         with transaction(connection):
-            connection.execute(next(text for text in _TABLES if "bendings" in text))
+            for name in sorted(_LATER_TABLES - tables):
+                connection.execute(next(text for text in _TABLES if f"EXISTS {name} (" in text))
 
 
 def _check_version(connection: sqlite3.Connection, path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from napari_point_defects.analysed_area import AnalysedArea, Domain
 from napari_point_defects.labels import schema
+from napari_point_defects.labels.domain_fields import domain_fields
 from napari_point_defects.labels.images import (
     ImageEntry,
     content_hash,
@@ -132,6 +134,8 @@ class LabelStore:
         pixel_size_nm: tuple[float, float] | None,
         pixel_size_source: str,
         settings: dict[str, Any] | None = None,
+        domains: Sequence[Domain] = (),
+        area: AnalysedArea | None = None,
     ) -> ImageEntry:
         """Add an image, or note its new lattice and calibration where it is known already.
 
@@ -149,6 +153,10 @@ class LabelStore:
         pixel_size_source : str
         settings : dict, optional
             Of the analysis; what JSON can say.
+        domains : sequence of Domain
+            Grains and twins, the one of ``lattice`` first.
+        area : AnalysedArea, optional
+            Where they are.
         """
         sha256 = content_hash(image.data)
         entry = ImageEntry(
@@ -163,6 +171,8 @@ class LabelStore:
             pixel_size_nm=pixel_size_nm,
             pixel_size_source=pixel_size_source,
             settings=with_definition(settings or {}, material),
+            domains=tuple(domains),
+            area=area,
         )
         with schema.user_errors(self.path):
             known = self.entry_of(sha256)
@@ -179,9 +189,9 @@ class LabelStore:
         values = entry_row(entry)
         if known is None:
             done = self.connection.execute(schema.ADD_IMAGE, values)
-            self._put_bending(done.lastrowid, entry)
+            self._put_lattices(done.lastrowid, entry)
             return replace(entry, id=done.lastrowid)
-        self._put_bending(known.id, entry)
+        self._put_lattices(known.id, entry)
         before = entry_row(known)
         if values != before:
             self.connection.execute(schema.SET_IMAGE, (*values, known.id))
@@ -192,12 +202,16 @@ class LabelStore:
             )
         return replace(entry, id=known.id)
 
-    def _put_bending(self, image_id: int, entry: ImageEntry) -> None:
+    def _put_lattices(self, image_id: int, entry: ImageEntry) -> None:
         bending = entry.lattice.bending
         self.connection.execute(schema.DROP_BENDING, (image_id,))
         if bending is not None:
             text = json.dumps(bending_fields(bending))
             self.connection.execute(schema.ADD_BENDING, (image_id, text))
+        fields = domain_fields(entry.domains, entry.area)
+        self.connection.execute(schema.DROP_DOMAINS, (image_id,))
+        if fields is not None:
+            self.connection.execute(schema.ADD_DOMAINS, (image_id, json.dumps(fields)))
 
     def find(self, image: StemImage) -> ImageEntry | None:
         """Return the entry of an image with these pixels, whatever its file is called."""
@@ -343,13 +357,17 @@ class LabelStore:
         """Read the images in which somebody decided something, for training.
 
         Cells that nobody judged come along as ``UNLABELLED``: they tell what the mean cell looks
-        like and are not learned. Boxes come as they stand, those of a network too.
+        like and are not learned. Boxes come as they stand, those of a network too. An image of
+        several domains comes once for each, with that domain's pixels, lattice and labels alone.
 
         Raises
         ------
         PointDefectsError
             If an image's file is gone.
         """
+        # here, for the label store starts fast
+        from napari_point_defects.domains.labelled import by_domain
+
         wanted = None if image_ids is None else set(image_ids)
         for entry in self.images():
             if wanted is not None and entry.id not in wanted:
@@ -364,7 +382,7 @@ class LabelStore:
             hexagons = hexagons[(hexagons["state"] != "deleted").to_numpy()]
             corners = hexagons[list(CORNER_COLUMNS)].to_numpy().reshape(-1, 4, 2)
             positions = cells[list(POSITION_COLUMNS)].to_numpy()
-            yield LabelledImage(
+            whole = LabelledImage(
                 pixels=self.read_image(entry).data,
                 lattice=entry.lattice,
                 material=entry.material,
@@ -373,6 +391,7 @@ class LabelStore:
                 metal_px=positions[:, 2:],
                 classes=labels,
             )
+            yield from by_domain(whole, entry.domains, entry.area)
 
     def last_edited(self) -> LastEdit | None:
         """Return where somebody last decided something, or None in a store of mere predictions."""

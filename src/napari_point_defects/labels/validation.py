@@ -12,11 +12,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from napari_point_defects.labels.domain_fields import (
+    domain_fields,
+    domains_of,
+    lattice_fields,
+    lattice_of,
+)
 from napari_point_defects.labels.images import ImageEntry, know_material, safe_path
 from napari_point_defects.labels.tables import STATES, UNLABELLED, Kind, complete, empty
 from napari_point_defects.materials import DefectClass, get_material
-from napari_point_defects.records import Lattice
-from napari_point_defects.training_set import bending_fields, bending_of
 
 _LARGEST = 2**53
 """Whole numbers up to this are exact in JSON."""
@@ -36,7 +40,7 @@ def class_code(name: str) -> int:
 
 def image_fields(entry: ImageEntry) -> dict[str, Any]:
     """Return what is exported of an image, as JSON knows it."""
-    lattice, size = entry.lattice, entry.pixel_size_nm
+    size, domains = entry.pixel_size_nm, domain_fields(entry.domains, entry.area)
     return {
         "sha256": entry.sha256,
         "name": entry.name,
@@ -47,13 +51,8 @@ def image_fields(entry: ImageEntry) -> dict[str, Any]:
         "material": entry.material,
         "pixel_size_nm": None if size is None else [float(s) for s in size],
         "pixel_size_source": entry.pixel_size_source,
-        "lattice": {
-            "origin": np.asarray(lattice.origin_px, float).tolist(),
-            "matrix": np.asarray(lattice.matrix_px, float).tolist(),
-            "quality": float(lattice.quality),
-            "sublattice_confidence": float(lattice.sublattice_confidence),
-            **({} if lattice.bending is None else {"bending": bending_fields(lattice.bending)}),
-        },
+        "lattice": lattice_fields(entry.lattice),
+        **({} if domains is None else {"domains": domains}),
         "settings": entry.settings,
     }
 
@@ -75,16 +74,9 @@ def image_entry(fields: dict[str, Any]) -> ImageEntry:
     sha256 = _text(fields["sha256"])
     if not re.fullmatch(r"[0-9a-f]{64}", sha256):
         raise ValueError("an image has no valid sha256")
-    found, size = fields["lattice"], fields["pixel_size_nm"]
-    lattice = Lattice(
-        _finite(found["origin"], (2,)),
-        _finite(found["matrix"], (2, 2)),
-        float(_finite(found["quality"], ())),
-        float(_finite(found["sublattice_confidence"], ())),
-        bending_of(found.get("bending")),
-    )
-    if not abs(np.linalg.det(lattice.matrix_px)) > 0:
-        raise ValueError("the lattice has no area")
+    lattice, size = lattice_of(fields["lattice"]), fields["pixel_size_nm"]
+    shape = (_whole(fields["height"], 1), _whole(fields["width"], 1))
+    domains, area = domains_of(fields.get("domains"), lattice, shape)
     if not isinstance(fields["settings"], dict):
         raise TypeError("settings must be an object")
     know_material(fields["settings"], f"the labels of {name}")
@@ -94,12 +86,14 @@ def image_entry(fields: dict[str, Any]) -> ImageEntry:
         name=name,
         path=path,
         signal=_text(fields["signal"]),
-        shape=(_whole(fields["height"], 1), _whole(fields["width"], 1)),
+        shape=shape,
         material=get_material(_text(fields["material"])).formula,
         lattice=lattice,
         pixel_size_nm=None if size is None else tuple(_finite(size, (2,)).tolist()),
         pixel_size_source=_text(fields["pixel_size_source"]),
         settings=fields["settings"],
+        domains=domains,
+        area=area,
     )
 
 

@@ -30,6 +30,7 @@ from napari_point_defects.napari_ui.cell_tables import (
     labelled,
     new_row,
     open_questions,
+    with_domains,
 )
 from napari_point_defects.napari_ui.history import bind_undo, history_of
 from napari_point_defects.napari_ui.layer_cells import current_table, note_cells
@@ -172,7 +173,7 @@ class CellEditor(QObject):
             The ids of the rows as written.
         """
         self._finish()
-        rows = rows.reset_index(drop=True)
+        rows = with_domains(rows.reset_index(drop=True), self.link.detection.domain_map)
         ids = rows["cell_id"].to_numpy(int, copy=True)
         fresh = ids == NEW_ID
         ids[fresh] = self.link.next_id + np.arange(fresh.sum())

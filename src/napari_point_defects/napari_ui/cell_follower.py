@@ -136,8 +136,9 @@ def nearest_cell(layer: Points, position: Any) -> int | None:
     if not len(layer.data):
         return None
     place = np.asarray(layer.world_to_data(position), float)[-2:]
-    lattice = link_of(layer, CellsLink).detection.lattice
-    offset = (np.asarray(layer.data)[:, -2:] - place) @ np.linalg.inv(lattice.matrix_px).T
+    where = link_of(layer, CellsLink).detection.domain_map
+    (matrix,) = where.matrices_at(place[None])
+    offset = (np.asarray(layer.data)[:, -2:] - place) @ np.linalg.inv(matrix).T
     distance = np.where(layer.shown, np.hypot(*offset.T), np.inf)
     row = int(distance.argmin())
     return row if distance[row] <= REACH_A else None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from napari_point_defects.domains.casting import DomainMap
 from napari_point_defects.materials import CELL_AREA, CLASS_COLOURS, Material, get_material
 from napari_point_defects.napari_ui.cell_tables import (
     STATES,
@@ -18,9 +19,9 @@ from napari_point_defects.napari_ui.cell_tables import (
     codes_of,
     new_row,
     open_questions,
+    with_domains,
 )
 from napari_point_defects.napari_ui.links import KEY, CellsLink
-from napari_point_defects.records import Lattice
 
 if TYPE_CHECKING:
     from napari.types import LayerDataTuple
@@ -162,6 +163,7 @@ def cells_layer_data(
 ) -> LayerDataTuple:
     """Describe the Points layer of a table of cells: data, keyword arguments, type."""
     material = get_material(link.settings.material)
+    table = with_domains(table, link.detection.domain_map)
     look = marks(table, material, link.detection.lattice.a_px)
     kwargs = {
         "name": name,
@@ -181,7 +183,11 @@ def cells_layer_data(
 
 
 def cell_mask(
-    points_px: np.ndarray, classes: np.ndarray, lattice: Lattice, shape: tuple[int, int]
+    points_px: np.ndarray,
+    classes: np.ndarray,
+    where: DomainMap,
+    shape: tuple[int, int],
+    domain: np.ndarray | None = None,
 ) -> np.ndarray:
     """Draw every unit cell's area, a × (√3/2) a about its bond centre, into an image.
 
@@ -191,9 +197,12 @@ def cell_mask(
         Bond centres (y, x).
     classes : ndarray of shape (N,), int
         ``DefectClass`` values.
-    lattice : Lattice
+    where : DomainMap
+        Gives each cell the matrix of its own domain, at its own place.
     shape : (int, int)
         Of the image.
+    domain : ndarray of shape (N,), int, optional
+        Of each cell; by default the nearest one.
 
     Returns
     -------
@@ -202,17 +211,19 @@ def cell_mask(
     """
     mask = np.zeros(shape, np.uint8)
     half = np.array([CELL_AREA, 1.0]) / 2
-    reach = np.ceil(np.abs(lattice.matrix_px) @ half).astype(int) + 1
+    matrices = where.matrices_at(points_px, domain)  # (N, 2, 2)
+    reach = np.abs(matrices) @ half
+    reach = np.ceil(reach.max(axis=0, initial=0)).astype(int) + 1
     window = np.stack(
         np.meshgrid(*(np.arange(-r, r + 1) for r in reach), indexing="ij"), axis=-1
     ).reshape(-1, 2)  # (W, 2)
-    inverse = np.linalg.inv(lattice.matrix_px).T
+    inverse = np.linalg.inv(matrices).swapaxes(1, 2)
     order = np.argsort(classes, kind="stable")
     step = max(1, _CHUNK_PIXELS // len(window))
     for start in range(0, len(order), step):
         chunk = order[start : start + step]
         pixels = np.rint(points_px[chunk]).astype(int)[:, None] + window  # (C, W, 2)
-        offset = (pixels - points_px[chunk][:, None]) @ inverse
+        offset = (pixels - points_px[chunk][:, None]) @ inverse[chunk]
         inside = (offset >= -half).all(-1) & (offset < half).all(-1)
         inside &= (pixels >= 0).all(-1) & (pixels < shape).all(-1)
         values = np.broadcast_to(classes[chunk][:, None] + 1, inside.shape)[inside]

@@ -11,6 +11,8 @@ added      the user drew the cell, or the network no longer finds it
 ========== =============================================================
 
 ``unsure`` says that the network was unsure of ``predicted``, whatever the user decided since.
+``domain`` is the number of the grain or twin that the cell belongs to, 0 where that is to be found
+out.
 """
 
 from __future__ import annotations
@@ -20,8 +22,9 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from napari_point_defects.domains.casting import DomainMap
 from napari_point_defects.materials import BOND, Material
-from napari_point_defects.records import Lattice, UnitCells
+from napari_point_defects.records import UnitCells
 from napari_point_defects.review import UNSURE_BELOW, is_unsure, uncertainty
 
 STATES = ("predicted", "confirmed", "corrected", "added")
@@ -47,6 +50,7 @@ def cell_table(
             "predicted": predicted,
             "votes": np.asarray(cells.votes, int),
             "unsure": is_unsure(cells.probabilities, unsure_below),
+            "domain": np.asarray(cells.domain, int),
         }
     )
     positions = np.concatenate([cells.chalcogen_px, cells.metal_px], axis=1)
@@ -84,13 +88,30 @@ def centres_px(table: pd.DataFrame) -> np.ndarray:
     return (positions[:, :2] + positions[:, 2:]) / 2
 
 
-def half_bond_px(lattice: Lattice) -> np.ndarray:
-    """Return half the way (y, x) from a cell's X₂ column to its M column."""
-    return lattice.matrix_px @ np.array([-BOND / 2, 0.5]) / 2
+def half_bonds_px(
+    points_px: np.ndarray, where: DomainMap, domain: np.ndarray | None = None
+) -> np.ndarray:
+    """Return half the way (y, x) from the X₂ to the M column of cells at points, shape (N, 2)."""
+    return where.matrices_at(points_px, domain) @ np.array([-BOND / 2, 0.5]) / 2
+
+
+def with_domains(table: pd.DataFrame, where: DomainMap) -> pd.DataFrame:
+    """Return a table in which every cell has a domain: what it says, or else the nearest one."""
+    domain, places = _domains(table), centres_px(table)
+    unknown = (domain == 0) & np.isfinite(places).all(axis=1)
+    domain[unknown] = where.number_at(places[unknown])
+    return table.assign(domain=domain)
+
+
+def _domains(table: pd.DataFrame) -> np.ndarray:
+    """Return the domain that each row says, 0 for none; pasted rows of other tables have none."""
+    if "domain" not in table:
+        return np.zeros(len(table), int)
+    return np.nan_to_num(table["domain"].to_numpy(float, copy=True)).astype(int)
 
 
 def tidy(
-    table: pd.DataFrame, points_px: np.ndarray, lattice: Lattice, next_id: int = 0
+    table: pd.DataFrame, points_px: np.ndarray, where: DomainMap, next_id: int = 0
 ) -> pd.DataFrame:
     """Bring ids, positions and states up to date with the user's edits.
 
@@ -100,8 +121,8 @@ def tidy(
         The layer's features, edited or not.
     points_px : ndarray of shape (N, 2)
         The layer's points: bond centres (y, x) in image pixels.
-    lattice : Lattice
-        Gives an added cell its bond.
+    where : DomainMap
+        Gives an added cell its bond, and one that was moved to another domain a new one.
     next_id : int
         Smallest ``cell_id`` for a new cell; one above all ids in the table is taken if larger.
 
@@ -123,12 +144,17 @@ def tidy(
     moved = np.abs(shift).max(axis=1, initial=0) > _MOVED_PX
     positions = table[POSITION_COLUMNS].to_numpy(float, copy=True)
     positions[moved] += np.tile(shift[moved], 2)
-    half = half_bond_px(lattice)
     unplaced = np.isnan(positions).any(axis=1)
+    domain = _domains(table)
+    before, touched = domain.copy(), moved | unplaced | (domain == 0)
+    domain[touched] = where.settled(points_px[touched], domain[touched])
+    unplaced |= moved & (before > 0) & (domain != before)
+    half = half_bonds_px(points_px[unplaced], where, domain[unplaced])
     positions[unplaced] = np.concatenate(
         [points_px[unplaced] - half, points_px[unplaced] + half], axis=1
     )
     table[POSITION_COLUMNS] = positions
+    table["domain"] = domain
 
     state = table["state"].astype(str).to_numpy(object)
     added = new | (state == "added")
@@ -150,7 +176,11 @@ def cells_of_table(table: pd.DataFrame, material: Material) -> UnitCells:
     probabilities[decided] = np.eye(len(labels))[codes[decided]]
     positions = table[POSITION_COLUMNS].to_numpy(float)
     return UnitCells(
-        positions[:, :2], positions[:, 2:], table["votes"].to_numpy(int), probabilities
+        positions[:, :2],
+        positions[:, 2:],
+        table["votes"].to_numpy(int),
+        probabilities,
+        table["domain"].to_numpy(int),
     )
 
 

@@ -27,6 +27,7 @@ from napari_point_defects.napari_ui.census_panel import CensusPanel
 from napari_point_defects.napari_ui.corrections import apply_corrections
 from napari_point_defects.napari_ui.export import ask_folder, writer
 from napari_point_defects.napari_ui.hexagon_layers import current_hexagons
+from napari_point_defects.napari_ui.hexagon_tables import tidy_features
 from napari_point_defects.napari_ui.history import forget
 from napari_point_defects.napari_ui.image_layers import placement, stem_image
 from napari_point_defects.napari_ui.label_panel import ResumeBar
@@ -113,7 +114,10 @@ class ClassifyWidget(Pane):
             settings = make_settings(
                 pipeline.AnalysisSettings, {**link.settings.model_dump(), **self.form.values()}
             )
-            hexagons = current_hexagons(layer.data, layer.features["score"].to_numpy(), link)
+            features = tidy_features(layer.features, len(layer.data))
+            hexagons = current_hexagons(
+                layer.data, layer.features["score"].to_numpy(), link, features["domain"].to_numpy()
+            )
             if not len(hexagons):
                 raise PointDefectsError(f"{layer.name!r} holds no hexagons: detect or draw some")
         except PointDefectsError as error:
@@ -147,7 +151,8 @@ class ClassifyWidget(Pane):
         if editor is None:
             return
         link, points = editor.link, np.array(editor.layer.data)
-        classes = editor.cells().classes
+        cells = editor.cells()
+        classes, domain = cells.classes, cells.domain
         image = image_layer(self._viewer.layers, link.image_id)
         if image is None:
             raise PointDefectsError("the image of these cells is closed: open it again")
@@ -155,7 +160,7 @@ class ClassifyWidget(Pane):
 
         def work(on_progress: Any, should_stop: Any) -> np.ndarray:
             on_progress(0.0, "Drawing areas")
-            return cell_mask(points, classes, link.detection.lattice, shape)
+            return cell_mask(points, classes, link.detection.domain_map, shape, domain)
 
         def done(mask: np.ndarray) -> None:
             layer_data = mask_layer_data(
@@ -217,7 +222,9 @@ class ClassifyWidget(Pane):
         if old is not None:
             decided = layer_corrections(old)
             before = get_material(link_of(old, CellsLink).settings.material)
-            decided = replace(decided, kept=translated(decided.kept, before, material))
+            # numbers of domains are those of one run: a decided cell finds its domain anew
+            kept = translated(decided.kept, before, material).assign(domain=0)
+            decided = replace(decided, kept=kept)
             table, deleted, homeless = apply_corrections(
                 table, decided, a_px=link.detection.lattice.a_px
             )

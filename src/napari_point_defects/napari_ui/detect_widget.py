@@ -13,6 +13,7 @@ from qtpy.QtWidgets import QLabel
 
 from napari_point_defects import pipeline
 from napari_point_defects.errors import PointDefectsError
+from napari_point_defects.napari_ui.area_layers import area_legend, draw_area
 from napari_point_defects.napari_ui.box_correction import box_correction
 from napari_point_defects.napari_ui.hexagon_layers import hexagons_layer_data
 from napari_point_defects.napari_ui.history import history_of
@@ -88,6 +89,13 @@ class DetectWidget(Pane):
         )
         self.result = QLabel()
         self.result.setWordWrap(True)
+        self.area = QLabel()
+        self.area.setWordWrap(True)
+        self.area.setToolTip(
+            "<p>What the layer <i>analysed area</i> shows. Each domain has a lattice of its own; "
+            "cells in what was left out are neither drawn nor counted.</p>"
+        )
+        self.area.hide()
         self.warnings = QLabel()
         self.warnings.setWordWrap(True)
         self.warnings.setStyleSheet(WARNING_STYLE)
@@ -126,6 +134,7 @@ class DetectWidget(Pane):
             return
         self._show_warnings(())
         self.result.clear()
+        self.area.hide()
         image_id = layer.unique_id
 
         def work(**callbacks: Any) -> Detection:
@@ -171,6 +180,7 @@ class DetectWidget(Pane):
                 written_ids=features["hexagon_id"].to_numpy(),
                 deleted_px=merged.deleted_px,
             )
+        draw_area(self._viewer, image, detection)
         new = Layer.create(*hexagons_layer_data(link, name, placement(image), features))
         # what the steps before would bring back is another run's
         history_of(self._viewer, image_id).clear()
@@ -187,6 +197,8 @@ class DetectWidget(Pane):
             f"shear {100 * lattice.shear:.1f} %, stretch {100 * lattice.stretch:.1f} %<br>"
             f"pixel {height:.5f} × {width:.5f} nm (from the {detection.pixel_size_source})"
         )
+        self.area.setText(area_legend(detection))
+        self.area.setVisible(bool(self.area.text()))
         self._show_warnings(detection.warnings)
         for warning in detection.warnings:
             show_warning(warning)
@@ -210,4 +222,6 @@ class DetectWidget(Pane):
     def _lay_out(self) -> None:
         self.form.layout_.insertRow(0, "Image", self.images)
         self.form.layout_.insertRow(1, "Region", self.regions)
-        self.stack(self.form, advanced_box(self.advanced), self.run, self.result, self.warnings)
+        self.stack(
+            self.form, advanced_box(self.advanced), self.run, self.result, self.area, self.warnings
+        )

@@ -104,14 +104,19 @@ def merge_edits(
     lost = table[edited & (at < 0)]
     kept_px = corners.mean(axis=1)[stay]
     homeless = nearest(kept_px, corners_px(lost).mean(axis=1), OVERLAP_A * a_px) >= 0
-    lost = lost[~homeless].assign(state="added")
-    features = hexagon_features(hexagons.scores, ids, states)
+    lost = lost[~homeless].assign(state="added", domain=0)
+    # numbers of domains are those of one run: an edited box finds its domain anew
+    domain = np.array(hexagons.domain)
+    domain[at[theirs]] = 0
+    features = hexagon_features(hexagons.scores, ids, states, domain)
     rows = pd.concat(
         [with_corners(features, corners)[stay], lost.astype({"state": str})], ignore_index=True
     )
     return Redetection(
         hexagons_of_table(rows),
-        hexagon_features(rows["score"], rows["hexagon_id"], rows["state"].astype(str)),
+        hexagon_features(
+            rows["score"], rows["hexagon_id"], rows["state"].astype(str), rows["domain"]
+        ),
         deleted_px,
         int(homeless.sum()),
     )

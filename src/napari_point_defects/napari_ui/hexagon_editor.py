@@ -22,6 +22,7 @@ from napari_point_defects.napari_ui.hexagon_tables import (
     FEATURES,
     NEW_ID,
     corners_px,
+    domains_of_shapes,
     hexagon_table,
     hexagons_of_table,
     new_hexagon,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from napari.layers import Shapes
     from qtpy.QtGui import QUndoStack
 
+    from napari_point_defects.domains.casting import DomainMap
     from napari_point_defects.pipeline import Detection
 
 _BEGINNINGS = (ActionType.ADDING, ActionType.CHANGING, ActionType.REMOVING)
@@ -92,8 +94,13 @@ class HexagonEditor(QObject):
 
     @property
     def lattice(self) -> Lattice:
-        """The lattice that the layer's hexagons lie on."""
+        """The lattice of the largest domain."""
         return self._link.detection.lattice
+
+    @property
+    def domains(self) -> DomainMap:
+        """The lattices of all domains, and where each holds."""
+        return self._link.detection.domain_map
 
     def redetected(self, detection: Detection) -> Redetection:
         """Return a new detection with the user's edits of this layer."""
@@ -145,7 +152,7 @@ class HexagonEditor(QObject):
             features,
             layer.data,
             layer.shape_type,
-            self.lattice,
+            self.domains,
             self._image_shape(),
         )
         self._busy = True
@@ -195,6 +202,10 @@ class HexagonEditor(QObject):
     def _features(self) -> pd.DataFrame:
         """Return the tidy features of the shapes as they are; no id is used twice."""
         features = tidy_features(self.layer.features, len(self.layer.data), self._next_id)
+        unknown = (features["domain"] == 0).to_numpy()
+        if unknown.any():
+            shapes = [shape for shape, new in zip(self.layer.data, unknown, strict=True) if new]
+            features.loc[unknown, "domain"] = domains_of_shapes(shapes, self.domains)
         self._next_id = max(self._next_id, features["hexagon_id"].to_numpy().max(initial=-1) + 1)
         return features
 
@@ -243,6 +254,8 @@ class HexagonEditor(QObject):
         states = rows.set_index("hexagon_id")["state"].astype(str)
         ids = layer.features["hexagon_id"].iloc[index]
         layer.features.loc[layer.features.index[index], "state"] = states[ids].to_numpy()
+        domain = rows.set_index("hexagon_id")["domain"]
+        layer.features.loc[layer.features.index[index], "domain"] = domain[ids].to_numpy()
         selected = set(layer.selected_data)
         layer.selected_data = set(index)  # the public way to colour a few shapes in place
         layer.current_edge_color = EDITED_COLOUR

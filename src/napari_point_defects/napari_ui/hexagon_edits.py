@@ -12,15 +12,17 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from napari_point_defects.domains.casting import DomainMap
 from napari_point_defects.napari_ui.hexagon_tables import (
     UNCHANGED_PX,
     box_of_shape,
     corners_px,
+    domains_of_shapes,
     hexagons_of_table,
     outside_a,
     with_corners,
 )
-from napari_point_defects.records import Hexagons, Lattice
+from napari_point_defects.records import Hexagons
 
 EDGE_TOLERANCE_A = 0.15
 """How far, in units of a, a hexagon's columns may lie outside the image. CNN-1 knows hexagons
@@ -97,7 +99,7 @@ def judge(
     features: pd.DataFrame,
     shapes: Sequence[np.ndarray],
     shape_types: Sequence[str],
-    lattice: Lattice,
+    where: DomainMap,
     image_shape: tuple[int, int] | None,
 ) -> Verdict:
     """Compare a layer with what was seen last.
@@ -112,7 +114,8 @@ def judge(
         Vertices (y, x) in image pixels.
     shape_types : sequence of str
         As napari names them.
-    lattice : Lattice
+    where : DomainMap
+        A box lies along the lattice of the domain that its middle is in.
     image_shape : (int, int) or None
         None where the image is closed: any box may stand then.
 
@@ -131,7 +134,9 @@ def judge(
     unmoved[unmoved] = shift <= UNCHANGED_PX  # never so for NaN
     touched = np.flatnonzero(~unmoved)
 
-    boxes = [box_of_shape(shapes[i], lattice) for i in touched]
+    domain = features["domain"].to_numpy(int, copy=True)
+    domain[touched] = domains_of_shapes([shapes[i] for i in touched], where, domain[touched])
+    boxes = [box_of_shape(shapes[i], where.lattice_of(domain[i])) for i in touched]
     redraw = np.zeros(len(shapes), bool)
     for i, box in zip(touched, boxes, strict=True):
         if box is not None:
@@ -139,12 +144,13 @@ def judge(
             now[i] = box
     shapeless = np.zeros(len(shapes), bool)
     shapeless[touched] = [box is None for box in boxes]
-    outside = _leaving(now, touched[~shapeless[touched]], row, seen, lattice, image_shape)
+    outside = _leaving(now, touched[~shapeless[touched]], row, seen, domain, where, image_shape)
     refused = shapeless | outside
     new, old = refused & (row < 0), refused & (row >= 0)
 
     good = touched[~refused[touched]]
     after = with_corners(features.iloc[good].reset_index(drop=True), now[good])
+    after["domain"] = domain[good]
     moved = (row[good] >= 0) & (after["state"] != "added").to_numpy()
     after.loc[moved, "state"] = "corrected"
     gone = np.setdiff1d(np.arange(len(seen)), row)
@@ -169,7 +175,8 @@ def _leaving(
     touched: np.ndarray,
     row: np.ndarray,
     seen: pd.DataFrame,
-    lattice: Lattice,
+    domain: np.ndarray,
+    where: DomainMap,
     image_shape: tuple[int, int] | None,
 ) -> np.ndarray:
     """Tell which touched boxes leave the image; one that was out already may go no farther."""
@@ -179,10 +186,20 @@ def _leaving(
     most = np.full(len(touched), EDGE_TOLERANCE_A)
     old = row[touched] >= 0
     were = hexagons_of_table(seen.iloc[row[touched][old]])
-    most[old] = np.maximum(most[old], outside_a(were, lattice, image_shape) + 1e-3)
-    are = Hexagons(now[touched], np.ones(len(touched)))
-    leaving[touched] = outside_a(are, lattice, image_shape) > most
+    most[old] = np.maximum(most[old], _outside_a(were, where, image_shape) + 1e-3)
+    are = Hexagons(now[touched], np.ones(len(touched)), domain[touched])
+    leaving[touched] = _outside_a(are, where, image_shape) > most
     return leaving
+
+
+def _outside_a(hexagons: Hexagons, where: DomainMap, shape: tuple[int, int]) -> np.ndarray:
+    """Return how far each hexagon lies outside an image, in units of a of its own lattice."""
+    own = where.of_hexagons(hexagons)
+    found = np.empty(len(hexagons))
+    for number in np.unique(own):
+        rows = own == number
+        found[rows] = outside_a(hexagons.take(rows), where.lattice_of(number), shape)
+    return found
 
 
 def _refusal(n_back: int, n_removed: int, why: str) -> str:

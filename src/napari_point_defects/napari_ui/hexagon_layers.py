@@ -11,16 +11,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from napari_point_defects.domains.casting import DomainMap
 from napari_point_defects.materials import LATTICE_VECTORS
 from napari_point_defects.napari_ui.hexagon_tables import (
     DRAWN_SCORE,
     UNCHANGED_PX,
     box_of_shape,
+    domains_of_shapes,
     hexagon_features,
     new_hexagon,
 )
 from napari_point_defects.napari_ui.links import KEY, HexagonsLink
-from napari_point_defects.records import Hexagons, Lattice
+from napari_point_defects.records import Hexagons
 
 if TYPE_CHECKING:
     from napari.types import LayerDataTuple
@@ -38,16 +40,21 @@ def edge_colours(states: Sequence[str]) -> list[str]:
     return [EDGE_COLOUR if state == "predicted" else EDITED_COLOUR for state in states]
 
 
-def stacking(hexagons: Hexagons, lattice: Lattice) -> list[int]:
+def stacking(hexagons: Hexagons, where: DomainMap) -> list[int]:
     """Return the order, from the back to the front, in which to lay hexagons on each other.
 
     Everywhere some boxes overlap, and the mouse takes the one in front. Laid like tiles, from the
-    top row to the bottom one and from left to right, each can be taken at its upper left.
+    top row to the bottom one and from left to right, each can be taken at its upper left. Those
+    of one domain lie on those of another only along its boundary.
     """
-    boxes = hexagons.canonical_boxes(lattice)
-    y, x = ((boxes[:, :2] + boxes[:, 2:]) / 2).T
-    rank = np.empty(len(boxes), int)
-    rank[np.lexsort((x, np.rint(y / LATTICE_VECTORS[1, 0])))] = np.arange(len(boxes))
+    own = where.of_hexagons(hexagons)
+    middles = np.empty((len(hexagons), 2))
+    for number in np.unique(own):
+        boxes = hexagons.take(own == number).canonical_boxes(where.lattice_of(number))
+        middles[own == number] = (boxes[:, :2] + boxes[:, 2:]) / 2
+    y, x = middles.T
+    rank = np.empty(len(hexagons), int)
+    rank[np.lexsort((x, np.rint(y / LATTICE_VECTORS[1, 0]), own))] = np.arange(len(hexagons))
     return rank.tolist()
 
 
@@ -58,9 +65,10 @@ def hexagons_layer_data(
 
     ``features`` has ids and states of the detection's hexagons where they are not all new.
     """
-    hexagons = link.detection.hexagons
+    hexagons, where = link.detection.hexagons, link.detection.domain_map
     if features is None:
         features = hexagon_features(hexagons.scores)
+    features["domain"] = where.of_hexagons(hexagons)
     kwargs = {
         "name": name,
         "ndim": 2,
@@ -70,7 +78,7 @@ def hexagons_layer_data(
         "edge_width": EDGE_WIDTH * link.detection.lattice.a_px,
         "edge_color": edge_colours(features["state"]) if len(features) else EDGE_COLOUR,
         "face_color": "transparent",
-        "z_index": stacking(hexagons, link.detection.lattice),
+        "z_index": stacking(hexagons, where),
         "opacity": 0.8,
         "metadata": {KEY: link},
         **place,
@@ -89,7 +97,10 @@ def is_edited(shapes: Sequence[np.ndarray], written: Hexagons) -> bool:
 
 
 def hexagons_of_shapes(
-    shapes: Sequence[np.ndarray], scores: np.ndarray, lattice: Lattice
+    shapes: Sequence[np.ndarray],
+    scores: np.ndarray,
+    where: DomainMap,
+    domain: np.ndarray | None = None,
 ) -> Hexagons:
     """Read hexagons back from shapes.
 
@@ -102,23 +113,34 @@ def hexagons_of_shapes(
         Vertices (y, x) in image pixels.
     scores : ndarray of shape (N,)
         NaN counts as drawn by the user.
-    lattice : Lattice
+    where : DomainMap
+        Each lies along the lattice of the domain that its middle is in.
+    domain : ndarray of shape (N,), int, optional
+        The domain that each is known to belong to, 0 for none.
     """
-    corners, kept = [], []
-    for shape, score in zip(shapes, np.asarray(scores, float), strict=True):
-        box = box_of_shape(shape, lattice)
+    corners, kept, own = [], [], []
+    domain = domains_of_shapes(shapes, where, domain)
+    for shape, score, number in zip(shapes, np.asarray(scores, float), domain, strict=True):
+        box = box_of_shape(shape, where.lattice_of(number))
         if box is not None:
             corners.append(box)
             kept.append(score)
+            own.append(number)
     scores = np.nan_to_num(np.asarray(kept, float), nan=DRAWN_SCORE)
-    return Hexagons(np.asarray(corners, float).reshape(-1, 4, 2), scores)
+    return Hexagons(np.asarray(corners, float).reshape(-1, 4, 2), scores, np.array(own, int))
 
 
 def current_hexagons(
-    shapes: Sequence[np.ndarray], scores: np.ndarray, link: HexagonsLink
+    shapes: Sequence[np.ndarray],
+    scores: np.ndarray,
+    link: HexagonsLink,
+    domain: np.ndarray | None = None,
 ) -> Hexagons:
-    """Return what the layer shows: the detection as it was, or as the user edited it."""
+    """Return what the layer shows: the detection as it was, or as the user edited it.
+
+    ``domain`` is what the layer's features say of each shape, where they do.
+    """
     written = link.detection.hexagons
     if not is_edited(shapes, written):
         return written
-    return hexagons_of_shapes(shapes, scores, link.detection.lattice)
+    return hexagons_of_shapes(shapes, scores, link.detection.domain_map, domain)

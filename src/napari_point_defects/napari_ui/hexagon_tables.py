@@ -24,12 +24,15 @@ from napari_point_defects.records import Hexagons, Lattice, hexagon_boxes
 if TYPE_CHECKING:
     from napari.layers import Shapes
 
+    from napari_point_defects.domains.casting import DomainMap
+
 STATES = ("predicted", "confirmed", "corrected", "added")
 NEW_ID = -1
 """``hexagon_id`` of a shape that the user has just drawn."""
 
-FEATURES = ["hexagon_id", "state", "score"]
-"""Columns that the layer carries; the corners are its shapes."""
+FEATURES = ["hexagon_id", "state", "score", "domain"]
+"""Columns that the layer carries; the corners are its shapes. ``domain`` is the number of the grain
+or twin along whose lattice the box lies, 0 where that is to be found out."""
 
 CORNER_COLUMNS = [f"c{corner}_{axis}" for corner in range(4) for axis in "yx"]
 """Corners (y, x) in image pixels: upper left, upper right, lower right, lower left of the
@@ -48,7 +51,10 @@ _SITES = np.concatenate([CHALCOGEN_SITES, METAL_SITES])
 
 
 def hexagon_features(
-    scores: np.ndarray, ids: np.ndarray | None = None, states: Sequence[str] | None = None
+    scores: np.ndarray,
+    ids: np.ndarray | None = None,
+    states: Sequence[str] | None = None,
+    domain: np.ndarray | None = None,
 ) -> pd.DataFrame:
     """Make the features of a layer of hexagons; as just detected unless told otherwise."""
     scores = np.asarray(scores, float)
@@ -58,6 +64,7 @@ def hexagon_features(
             "hexagon_id": np.arange(n) if ids is None else np.asarray(ids, int),
             "state": pd.Categorical(["predicted"] * n if states is None else states, STATES),
             "score": scores,
+            "domain": np.zeros(n, int) if domain is None else np.asarray(domain, int),
         }
     )
 
@@ -82,8 +89,8 @@ def tidy_features(features: pd.DataFrame, n: int, next_id: int = 0) -> pd.DataFr
     Returns
     -------
     DataFrame
-        ``hexagon_id``, ``state``, ``score``; drawn and pasted shapes have ids of their own and
-        the state *added*.
+        All of :data:`FEATURES`; drawn and pasted shapes have ids of their own and the state
+        *added*.
     """
     ids = features["hexagon_id"].to_numpy(int, copy=True) if "hexagon_id" in features else None
     if ids is None:
@@ -96,7 +103,10 @@ def tidy_features(features: pd.DataFrame, n: int, next_id: int = 0) -> pd.DataFr
         state = np.where(np.isin(given, STATES), given, "added")
     state[new] = "added"
     score = features["score"].to_numpy(float) if "score" in features else np.full(n, np.nan)
-    return hexagon_features(np.nan_to_num(score, nan=DRAWN_SCORE), ids, state)
+    domain = np.zeros(n, int)
+    if "domain" in features:
+        domain = np.nan_to_num(features["domain"].to_numpy(float)).astype(int)
+    return hexagon_features(np.nan_to_num(score, nan=DRAWN_SCORE), ids, state, domain)
 
 
 def hexagon_table(layer: Shapes, next_id: int = 0) -> pd.DataFrame:
@@ -114,7 +124,7 @@ def hexagon_table(layer: Shapes, next_id: int = 0) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        ``hexagon_id``, ``state``, ``score`` and the eight :data:`CORNER_COLUMNS`.
+        :data:`FEATURES` and the eight :data:`CORNER_COLUMNS`.
     """
     table = tidy_features(layer.features, len(layer.data), next_id)
     boxes = np.array([np.shape(shape) == (4, 2) for shape in layer.data], bool)
@@ -135,7 +145,21 @@ def corners_px(table: pd.DataFrame) -> np.ndarray:
 
 def hexagons_of_table(table: pd.DataFrame) -> Hexagons:
     """Return the hexagons of a tidy table."""
-    return Hexagons(corners_px(table), table["score"].to_numpy(float))
+    return Hexagons(
+        corners_px(table), table["score"].to_numpy(float), table["domain"].to_numpy(int)
+    )
+
+
+def domains_of_shapes(
+    shapes: Sequence[np.ndarray], where: DomainMap, known: np.ndarray | None = None
+) -> np.ndarray:
+    """Return the domain that each shape belongs to by its middle, shape (N,), int.
+
+    Beside the domains it is the one that it is ``known`` to belong to, or else the nearest.
+    """
+    shapes = [np.asarray(shape, float) for shape in shapes]
+    middles = [(shape.min(axis=0) + shape.max(axis=0)) / 2 for shape in shapes]
+    return where.settled(np.reshape(middles, (-1, 2)), known).astype(int)
 
 
 def box_of_shape(shape: np.ndarray, lattice: Lattice) -> np.ndarray | None:

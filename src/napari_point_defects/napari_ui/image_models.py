@@ -37,7 +37,7 @@ class _Fit:
         return self.model is not None or bool(self.problem)
 
     def serves(self, pixels: Any, link: CellsLink) -> bool:
-        """Tell whether it was made from this image and this lattice."""
+        """Tell whether it was made from this image and these lattices."""
         return (
             self.pixels is pixels
             and self.link.detection.lattice is link.detection.lattice
@@ -60,40 +60,40 @@ class ImageModels(QObject):
     def __init__(self, viewer: Viewer, parent: QObject) -> None:
         super().__init__(parent)
         self._viewer = viewer
-        self._fits: dict[Any, _Fit] = {}
+        self._fits: dict[tuple[Any, int], _Fit] = {}
         listen(self, self._forget, viewer.layers.events.removed)
         fits = self._fits
         when_destroyed(self, lambda: [fit.task.stop() for fit in fits.values()])
 
-    def model(self, layer: Points) -> tuple[BondModel | None, str]:
-        """Return the model of a layer's image, and a line about it where there is none (yet)."""
+    def model(self, layer: Points, domain: int = 1) -> tuple[BondModel | None, str]:
+        """Return the model of a domain of a layer's image, and a line where there is none (yet)."""
         link = link_of(layer, CellsLink)
         try:
             image = image_of(self._viewer.layers, link)
         except PointDefectsError as error:
             return None, str(error)
-        pixels, fit = pixels_of(image), self._fits.get(layer.unique_id)
+        pixels, fit = pixels_of(image), self._fits.get((layer.unique_id, domain))
         if fit is None or not fit.serves(pixels, link):
-            fit = self._start(layer, link, pixels)
-        elif fit.problem and fit.n_perfect != len(perfect_cells(layer)[0]):
-            fit = self._start(layer, link, pixels)  # the user has changed what it failed on
+            fit = self._start(layer, link, pixels, domain)
+        elif fit.problem and fit.n_perfect != len(perfect_cells(layer, domain)[0]):
+            fit = self._start(layer, link, pixels, domain)  # the user has changed what it failed on
         if not fit.is_over:
             return None, "Simulating the profiles of this image …"
         return fit.model, fit.problem
 
-    def _start(self, layer: Points, link: CellsLink, pixels: Any) -> _Fit:
-        old = self._fits.get(layer.unique_id)
+    def _start(self, layer: Points, link: CellsLink, pixels: Any, domain: int) -> _Fit:
+        old = self._fits.get((layer.unique_id, domain))
         if old is not None:
             old.task.stop()
-        chalcogen, metal = perfect_cells(layer)
+        chalcogen, metal = perfect_cells(layer, domain)
         material = get_material(link.settings.material)
-        lattice = link.detection.lattice
+        lattice = link.detection.domain_map.lattice_of(domain)
 
         def work(on_progress: Any, should_stop: Any) -> BondModel:
             return model_of_image(pixels, lattice, chalcogen, metal, material)
 
         task = Task(f"Simulate the bond profiles of {layer.name}", work)
-        fit = self._fits[layer.unique_id] = _Fit(task, pixels, link, len(chalcogen))
+        fit = self._fits[layer.unique_id, domain] = _Fit(task, pixels, link, len(chalcogen))
         task.start(self._on_finished)
         return fit
 
@@ -112,5 +112,5 @@ class ImageModels(QObject):
     def _forget(self, event: Any = None) -> None:
         """Let go of the images whose cells are gone."""
         there = {layer.unique_id for layer in self._viewer.layers}
-        for key in [key for key in self._fits if key not in there]:
+        for key in [key for key in self._fits if key[0] not in there]:
             self._fits.pop(key).task.stop()

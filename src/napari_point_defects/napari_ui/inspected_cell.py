@@ -10,12 +10,13 @@ import numpy as np
 
 from napari_point_defects.canonical import sample_windows
 from napari_point_defects.classification.crops import WINDOW_A, bond_inputs
+from napari_point_defects.domains.casting import moved
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.materials import Material, get_material
 from napari_point_defects.napari_ui.cell_tables import POSITION_COLUMNS, tidy
 from napari_point_defects.napari_ui.image_layers import check_image
 from napari_point_defects.napari_ui.links import CellsLink, image_layer, link_of
-from napari_point_defects.records import UnitCells
+from napari_point_defects.records import Lattice, UnitCells
 from napari_point_defects.review import is_unsure
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ class InspectedCell:
     probabilities : ndarray of shape (6,)
         NaN where the network has not seen the cell.
     chalcogen_px, metal_px : ndarray of shape (2,)
+    domain : int
+        Number of the grain or twin that it belongs to.
     link : CellsLink
     """
 
@@ -49,7 +52,13 @@ class InspectedCell:
     probabilities: np.ndarray
     chalcogen_px: np.ndarray
     metal_px: np.ndarray
+    domain: int
     link: CellsLink
+
+    @property
+    def lattice(self) -> Lattice:
+        """The lattice of the cell's own grain or twin."""
+        return self.link.detection.domain_map.lattice_of(self.domain)
 
     @property
     def material(self) -> Material:
@@ -85,7 +94,7 @@ def read_cell(layer: Points, row: int) -> InspectedCell | None:
     if link is None or not 0 <= row < len(layer.data) or len(features) != len(layer.data):
         return None
     # one that was just added or moved has no columns yet, or old ones
-    table = tidy(features.iloc[[row]], layer.data[[row], -2:], link.detection.lattice)
+    table = tidy(features.iloc[[row]], layer.data[[row], -2:], link.detection.domain_map)
     cell = table.iloc[0]
     names = get_material(link.settings.material).class_labels
     positions = cell[POSITION_COLUMNS].to_numpy(float)
@@ -97,6 +106,7 @@ def read_cell(layer: Points, row: int) -> InspectedCell | None:
         probabilities=cell[[f"p_{name}" for name in names]].to_numpy(float),
         chalcogen_px=positions[:2],
         metal_px=positions[2:],
+        domain=int(cell["domain"]),
         link=link,
     )
 
@@ -120,11 +130,16 @@ def pixels_of(image: Image) -> Any:
     return image.data[0] if image.multiscale else image.data
 
 
-def perfect_cells(layer: Points) -> tuple[np.ndarray, np.ndarray]:
-    """Return the X and M columns of the cells that count as perfect, each of shape (K, 2)."""
+def perfect_cells(layer: Points, domain: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Return the X and M columns of the cells that count as perfect, each of shape (K, 2).
+
+    Of all domains, or of the one with that number.
+    """
     link, features = link_of(layer, CellsLink), layer.features
     perfect = get_material(link.settings.material).class_labels[0]
     chosen = features["label"].astype(str).to_numpy() == perfect
+    if domain is not None and "domain" in features:
+        chosen &= features["domain"].to_numpy() == domain
     positions = features.loc[chosen, POSITION_COLUMNS].to_numpy(float)
     positions = positions[np.isfinite(positions).all(axis=1)]
     return positions[:, :2], positions[:, 2:]
@@ -148,9 +163,9 @@ class Crops:
 
 def cut_crops(data: Any, cell: InspectedCell) -> Crops:
     """Cut a cell's pictures from the image, shape (M, N); reads only the pixels it needs."""
-    lattice, settings = cell.link.detection.lattice, cell.link.settings
+    lattice, settings = cell.lattice, cell.link.settings
     middle = (cell.chalcogen_px + cell.metal_px) / 2
-    reach = np.abs(lattice.matrix_px).sum(axis=1) * _REACH_A
+    reach = np.abs(lattice.matrix_at(middle)).sum(axis=1) * _REACH_A
     low = np.clip(np.floor(middle - reach).astype(int), 0, data.shape)
     high = np.clip(np.ceil(middle + reach).astype(int) + 1, low, data.shape)
     patch = np.asarray(data[low[0] : high[0], low[1] : high[1]], np.float32)
@@ -158,6 +173,7 @@ def cut_crops(data: Any, cell: InspectedCell) -> Crops:
     shape = (WINDOW_SAMPLES, WINDOW_SAMPLES)
     if not np.isfinite(patch).any():
         return Crops(np.full(shape, np.nan, np.float32), None)
+    lattice = moved(lattice, -low)
     (window,) = sample_windows(patch, lattice, (middle - low)[None], (WINDOW_A, WINDOW_A), shape)
     if not np.isfinite(window).any():
         return Crops(window, None)

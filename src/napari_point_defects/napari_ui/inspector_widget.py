@@ -144,9 +144,8 @@ class InspectorWidget(Pane):
         cell = self._cell
         if cell is None or self.follower.layer is None:
             return
-        lattice = cell.link.detection.lattice
-        where = (self._pixels, lattice, cell.chalcogen_px, cell.metal_px)
-        model, problem = self.models.model(self.follower.layer)
+        where = (self._pixels, cell.lattice, cell.chalcogen_px, cell.metal_px)
+        model, problem = self.models.model(self.follower.layer, cell.domain)
         if model is None:
             profile, comparison = bond_profile(*where, width_a=self.width_a), None
         else:

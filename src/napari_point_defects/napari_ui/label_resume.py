@@ -15,6 +15,7 @@ from napari_point_defects.labels.images import content_hash
 from napari_point_defects.labels.store import ImageEntry, LabelStore
 from napari_point_defects.labels.tables import CORNER_COLUMNS
 from napari_point_defects.materials import get_material
+from napari_point_defects.napari_ui.area_layers import draw_area
 from napari_point_defects.napari_ui.cell_layers import cells_layer_data
 from napari_point_defects.napari_ui.cell_tables import centres_px
 from napari_point_defects.napari_ui.hexagon_layers import hexagons_layer_data
@@ -62,7 +63,10 @@ def open_labels(viewer: ViewerModel, store: LabelStore, entry: ImageEntry) -> Po
         Hexagons(corners, features["score"].to_numpy()),
         entry.pixel_size_nm or (material.lattice_constant_nm / entry.lattice.a_px,) * 2,
         entry.pixel_size_source,
+        domains=entry.domains,
+        area=entry.area,
     )
+    draw_area(viewer, image, detection)
     place = placement(image)
     dead = stored_hexagons[(stored_hexagons["state"] == "deleted").to_numpy()]
     link = HexagonsLink(

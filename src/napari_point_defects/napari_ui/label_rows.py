@@ -63,6 +63,7 @@ def viewer_cells(
     table = to_named(stored, material)
     probabilities = table[[f"p_{label}" for label in material.class_labels]].to_numpy(float)
     table["unsure"] = is_unsure(probabilities, unsure_below)
+    table["domain"] = 0  # the store knows places; the layer finds out
     table["state"] = pd.Categorical(table["state"].astype(object), cell_tables.STATES)
     nothing = cell_tables.new_row(material)
     return table[list(nothing)].reset_index(drop=True)

@@ -140,6 +140,8 @@ class LabelSession(QObject):
             pixel_size_nm=detection.pixel_size_nm,
             pixel_size_source=detection.pixel_size_source,
             settings=stored_settings(self.link.settings, image.calibration),
+            domains=detection.domains,
+            area=detection.area,
         )
 
     @property

@@ -11,12 +11,13 @@ import numpy as np
 from napari_point_defects import io
 from napari_point_defects.calibration import choose_pixel_size
 from napari_point_defects.materials import get_material
+from napari_point_defects.napari_ui.area_layers import coarser
 from napari_point_defects.napari_ui.image_layers import (
     CALIBRATION_KEY,
     SOURCE_KEY,
     calibration_of,
 )
-from napari_point_defects.napari_ui.links import KEY, CellsLink, HexagonsLink, link_of
+from napari_point_defects.napari_ui.links import KEY, AreaLink, CellsLink, HexagonsLink, link_of
 from napari_point_defects.records import Calibration
 
 if TYPE_CHECKING:
@@ -55,6 +56,10 @@ def calibrate(layers: Iterable[Layer], image: Image, calibration: Calibration) -
     }
     for layer in (image, *followers):
         _rescale(layer, calibration.pixel_size_nm)
+        area = link_of(layer, AreaLink)
+        if area is not None:  # its pixels are larger
+            place = coarser(image, area.step_px)
+            layer.scale, layer.translate = place["scale"], place["translate"]
     counted = []
     for layer in followers:
         for kind in (HexagonsLink, CellsLink):

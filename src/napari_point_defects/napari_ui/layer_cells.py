@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def current_table(layer: Points) -> pd.DataFrame:
     """Return the tidy table of a layer's cells as they stand."""
     link = link_of(layer, CellsLink)
-    table = tidy(layer.features, layer.data, link.detection.lattice, link.next_id)
+    table = tidy(layer.features, layer.data, link.detection.domain_map, link.next_id)
     labels = get_material(link.settings.material).class_labels
     for column in ("label", "predicted"):  # napari's own edits lose the type
         table[column] = pd.Categorical(table[column].astype(str), labels)

@@ -91,8 +91,25 @@ class MaskLink:
     layer_id: Hashable | None = None
 
 
-Link = HexagonsLink | CellsLink | MaskLink
-_L = TypeVar("_L", HexagonsLink, CellsLink, MaskLink)
+@dataclass(frozen=True, slots=True)
+class AreaLink:
+    """Origin of a Labels layer of the analysed area.
+
+    Attributes
+    ----------
+    image_id, layer_id
+        As in :class:`HexagonsLink`.
+    step_px : int
+        Side of the square of image pixels that each of its pixels covers.
+    """
+
+    image_id: Hashable
+    layer_id: Hashable | None = None
+    step_px: int = 1
+
+
+Link = HexagonsLink | CellsLink | MaskLink | AreaLink
+_L = TypeVar("_L", HexagonsLink, CellsLink, MaskLink, AreaLink)
 
 
 def link_of(layer: Layer, kind: type[_L]) -> _L | None:
