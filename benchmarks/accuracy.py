@@ -24,6 +24,7 @@ from scipy.spatial import cKDTree
 from benchmarks.multislice_fields import PLAN, field_path, load_field
 from napari_point_defects.analysis_settings import AnalysisSettings
 from napari_point_defects.classification.training import confusion_matrix
+from napari_point_defects.detections import Analysis
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.materials import (
     CHALCOGEN_SITES,
@@ -31,7 +32,7 @@ from napari_point_defects.materials import (
     DefectClass,
     get_material,
 )
-from napari_point_defects.pipeline import Analysis, analyze
+from napari_point_defects.pipeline import analyze
 from napari_point_defects.records import Lattice, StemImage
 from napari_point_defects.simulation.scenes import (
     CELL_CHALCOGEN,

@@ -26,9 +26,10 @@ import numpy as np
 
 from benchmarks.accuracy import Truth, score
 from napari_point_defects.analysis_settings import AnalysisSettings
+from napari_point_defects.detections import Analysis
 from napari_point_defects.image_matching import analyze_and_match
 from napari_point_defects.materials import DefectClass
-from napari_point_defects.pipeline import Analysis, classify, detect
+from napari_point_defects.pipeline import classify, detect
 from napari_point_defects.records import StemImage
 from napari_point_defects.retraining.adapting import AdaptSettings, adapt
 from napari_point_defects.simulation.columns import MicroscopeSettings

@@ -31,6 +31,7 @@ from scipy.spatial import cKDTree
 from benchmarks.accuracy import SEED, scan
 from benchmarks.multislice_fields import PLAN, field_path, load_field
 from napari_point_defects.analysis_settings import AnalysisSettings
+from napari_point_defects.appraisal import quality_of
 from napari_point_defects.classification.calibration import adapt_prior, fit_calibration
 from napari_point_defects.classification.reliability import (
     chance_error,
@@ -40,7 +41,7 @@ from napari_point_defects.classification.reliability import (
 )
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.materials import CHALCOGEN_SITES, METAL_SITES, DefectClass
-from napari_point_defects.pipeline import classify, detect, quality_of
+from napari_point_defects.pipeline import classify, detect
 from napari_point_defects.records import Lattice, StemImage, UnitCells
 from napari_point_defects.review import UNSURE_BELOW, is_unsure
 from napari_point_defects.simulation.images import simulate_example

@@ -27,12 +27,13 @@ from scipy.spatial import cKDTree
 from benchmarks.accuracy import Truth, score
 from napari_point_defects.analysis_settings import AnalysisSettings
 from napari_point_defects.classification.prediction import Classifier
+from napari_point_defects.detections import Analysis, Detection
 from napari_point_defects.evaluation import evaluate_classifier
 from napari_point_defects.labels.store import LabelStore
 from napari_point_defects.labels.tables import from_named, table_changes
 from napari_point_defects.materials import DefectClass, get_material
 from napari_point_defects.napari_ui.cell_tables import cell_table
-from napari_point_defects.pipeline import Analysis, Detection, classify, detect
+from napari_point_defects.pipeline import classify, detect
 from napari_point_defects.records import StemImage, UnitCells
 from napari_point_defects.retraining.run import retrain
 from napari_point_defects.retraining.settings import RetrainSettings

@@ -26,13 +26,13 @@ from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication
 
 from napari_point_defects.analysis_settings import AnalysisSettings
+from napari_point_defects.detections import Detection
 from napari_point_defects.labels.schema import FILE_NAME
 from napari_point_defects.materials import CHALCOGEN_SITES, LATTICE_VECTORS, METAL_SITES
 from napari_point_defects.napari_ui.cell_editor import CellEditor
 from napari_point_defects.napari_ui.classify_widget import ClassifyWidget
 from napari_point_defects.napari_ui.labelling import labelling
 from napari_point_defects.napari_ui.links import CellsLink
-from napari_point_defects.pipeline import Detection
 from napari_point_defects.records import Hexagons, Lattice, UnitCells, hexagon_boxes
 
 RESULTS = Path(__file__).parent / "results"

@@ -22,7 +22,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
 
-from napari_point_defects import pipeline
+from napari_point_defects import networks, pipeline
 from napari_point_defects.analysis_settings import AnalysisSettings
 from napari_point_defects.detection.overlaps import without_doubles
 from napari_point_defects.lattice import find_lattice
@@ -111,8 +111,8 @@ def peak_mb() -> float:
 def measure(side: int, a_px: float) -> dict:
     """Analyse one image and compare with what was drawn."""
     settings = AnalysisSettings(material=MATERIAL, device="cpu")
-    pipeline._detector(None, "cpu")
-    pipeline._classifier(None, "cpu")
+    networks.detector_of(AnalysisSettings(device="cpu"))
+    networks.classifier_of(AnalysisSettings(device="cpu"))
     warm, *_ = draw(bent_lattice(512, 24.0), 512, np.random.default_rng(0))
     pipeline.analyze(StemImage(warm), settings)
     program = peak_mb()

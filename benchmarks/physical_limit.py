@@ -27,6 +27,7 @@ from scipy.spatial import cKDTree
 from napari_point_defects.analysis_settings import AnalysisSettings
 from napari_point_defects.baselines.column_intensity import column_intensity_classes
 from napari_point_defects.baselines.ideal_observer import ColumnImages, IdealObserver
+from napari_point_defects.detections import Analysis
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.materials import (
     CHALCOGEN_SITES,
@@ -35,7 +36,7 @@ from napari_point_defects.materials import (
     DefectClass,
     get_material,
 )
-from napari_point_defects.pipeline import Analysis, analyze
+from napari_point_defects.pipeline import analyze
 from napari_point_defects.records import Lattice, StemImage
 from napari_point_defects.simulation.columns import MicroscopeSettings, load_columns
 from napari_point_defects.simulation.scenes import (

@@ -52,7 +52,7 @@ def run_once() -> tuple[float, float]:
 
 def stages() -> dict[str, float]:
     """Seconds of each stage of a second run in one process."""
-    from napari_point_defects import pipeline
+    from napari_point_defects import appraisal, detections, pipeline
     from napari_point_defects.io import read_image
     from napari_point_defects.lattice import find_lattice
     from napari_point_defects.materials import get_material
@@ -69,9 +69,9 @@ def stages() -> dict[str, float]:
     marks.append(time.perf_counter())
     cells = pipeline.classify(image, detection, settings)
     marks.append(time.perf_counter())
-    census = pipeline.census_of(image, detection, cells, settings)
+    census = appraisal.census_of(image, detection, cells, settings)
     with tempfile.TemporaryDirectory() as folder:
-        write_results(pipeline.Analysis(image, detection, cells, census), Path(folder))
+        write_results(detections.Analysis(image, detection, cells, census), Path(folder))
     marks.append(time.perf_counter())
     names = ("read", "lattice", "lattice_and_hexagons", "classify", "census_and_write")
     return {

@@ -106,7 +106,7 @@ class Core:
             raise self.error
 
     def detect(self, image, settings, *, on_progress, should_stop):
-        from napari_point_defects.pipeline import Detection
+        from napari_point_defects.detections import Detection
 
         self._work("detect", (image, settings), on_progress, should_stop)
         return Detection(self.lattice, self.hexagons, (0.01, 0.01), "lattice", (self.WARNING,))

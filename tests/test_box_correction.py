@@ -17,7 +17,7 @@ from qtpy.QtCore import QPoint, Qt
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QWidget
 
-from napari_point_defects import pipeline
+from napari_point_defects import networks
 from napari_point_defects.classification.calibration import ProbabilityCalibration
 from napari_point_defects.errors import PointDefectsError, Stopped
 from napari_point_defects.materials import HEXAGON_SIZE, MATERIALS
@@ -70,7 +70,7 @@ class Oracle:
 @pytest.fixture
 def oracle(monkeypatch, cells):
     oracle = Oracle(cells)
-    monkeypatch.setattr(pipeline, "_classifier", lambda weights, device: oracle)
+    monkeypatch.setattr(networks, "classifier_of", lambda settings: oracle)
     yield oracle
     oracle.go.set()
 

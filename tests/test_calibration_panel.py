@@ -18,7 +18,7 @@ from napari.layers import Image, Labels, Layer, Points, Shapes
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QLabel
 
-from napari_point_defects import pipeline
+from napari_point_defects import detections, networks, pipeline
 from napari_point_defects.calibration import choose_pixel_size
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.labels.store import LabelStore
@@ -444,7 +444,7 @@ def test_typed_pixel_size_in_detect_reaches_the_core(field_image, monkeypatch):
         raise PointDefectsError("seen")
 
     monkeypatch.setattr(pipeline, "choose_pixel_size", remember)
-    monkeypatch.setattr(pipeline, "_detector", lambda weights, device: None)
+    monkeypatch.setattr(networks, "detector_of", lambda settings: None)
     with pytest.raises(PointDefectsError, match="seen"):
         pipeline.detect(field_image, settings)
     assert seen == [Calibration((0.011, 0.011), "user")]
@@ -458,7 +458,7 @@ def field_image(stem_data):
 
 
 def test_links_of_both_kinds_are_recalibrated(lattice, hexagons):
-    detection = pipeline.Detection(lattice, hexagons, (RIGHT, RIGHT), "lattice", ("other",))
+    detection = detections.Detection(lattice, hexagons, (RIGHT, RIGHT), "lattice", ("other",))
     settings = pipeline.AnalysisSettings(pixel_size_nm=0.5)
     from napari_point_defects.napari_ui.layer_calibration import recalibrated
 

@@ -11,7 +11,7 @@ import tifffile
 import torch
 from skimage.io import imsave
 
-from napari_point_defects import __version__, cli, pipeline
+from napari_point_defects import __version__, cli, networks
 from napari_point_defects.classification.calibration import ProbabilityCalibration
 from napari_point_defects.classification.model import CLASSIFIER_PRESETS, build_classifier
 from napari_point_defects.detection.model import DETECTOR_PRESETS, build_detector
@@ -111,8 +111,8 @@ class Oracle:
 def oracle(monkeypatch):
     """The program around the networks, without them."""
     oracle = Oracle()
-    monkeypatch.setattr(pipeline, "_detector", lambda weights, device: oracle)
-    monkeypatch.setattr(pipeline, "_classifier", lambda weights, device: oracle)
+    monkeypatch.setattr(networks, "detector_of", lambda settings: oracle)
+    monkeypatch.setattr(networks, "classifier_of", lambda settings: oracle)
     return oracle
 
 

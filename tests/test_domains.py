@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from napari_point_defects import pipeline
+from napari_point_defects import networks, pipeline
 from napari_point_defects.analysed_area import (
     BILAYER,
     BOUNDARY,
@@ -21,11 +21,11 @@ from napari_point_defects.analysed_area import (
 from napari_point_defects.analysis_settings import AnalysisSettings
 from napari_point_defects.census import cells_table
 from napari_point_defects.classification.calibration import ProbabilityCalibration
+from napari_point_defects.detections import Detection
 from napari_point_defects.domains.casting import DomainMap, cast_domains, recast_domains
 from napari_point_defects.domains.segmentation import find_domains
 from napari_point_defects.materials import LATTICE_VECTORS, MATERIALS
 from napari_point_defects.netcasting import cast_net
-from napari_point_defects.pipeline import Detection
 from napari_point_defects.records import Hexagons, StemImage, UnitCells, hexagon_boxes
 from napari_point_defects.simulation.noise import NoiseSettings, add_noise
 from napari_point_defects.simulation.scenes import SceneSettings, lattice_nodes
@@ -250,8 +250,8 @@ class EveryCellPerfect:
 @pytest.fixture
 def classifier(monkeypatch):
     classifier = EveryCellPerfect()
-    monkeypatch.setattr(pipeline, "_detector", lambda weights, device: EveryHexagon())
-    monkeypatch.setattr(pipeline, "_classifier", lambda weights, device: classifier)
+    monkeypatch.setattr(networks, "detector_of", lambda settings: EveryHexagon())
+    monkeypatch.setattr(networks, "classifier_of", lambda settings: classifier)
     return classifier
 
 

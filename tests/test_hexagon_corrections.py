@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip("napari")
 
 from napari_point_defects.analysis_settings import AnalysisSettings
+from napari_point_defects.detections import Detection
 from napari_point_defects.napari_ui.hexagon_corrections import merge_edits
 from napari_point_defects.napari_ui.hexagon_tables import (
     CORNER_COLUMNS,
@@ -17,7 +18,6 @@ from napari_point_defects.napari_ui.hexagon_tables import (
     with_corners,
 )
 from napari_point_defects.napari_ui.links import HexagonsLink
-from napari_point_defects.pipeline import Detection
 from napari_point_defects.records import Hexagons
 
 A_PX = 24.0

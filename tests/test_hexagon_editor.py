@@ -12,6 +12,7 @@ from napari.layers import Layer
 from qtpy.QtGui import QUndoStack
 
 from napari_point_defects.analysis_settings import AnalysisSettings
+from napari_point_defects.detections import Detection
 from napari_point_defects.domains.casting import DomainMap
 from napari_point_defects.materials import HEXAGON_SIZE
 from napari_point_defects.napari_ui.hexagon_editor import HexagonEditor
@@ -34,7 +35,6 @@ from napari_point_defects.napari_ui.hexagon_tables import (
 )
 from napari_point_defects.napari_ui.history import remember
 from napari_point_defects.napari_ui.links import HexagonsLink
-from napari_point_defects.pipeline import Detection
 from napari_point_defects.records import Hexagons, hexagon_boxes
 
 pytestmark = pytest.mark.gui

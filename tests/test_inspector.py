@@ -18,6 +18,7 @@ from qtpy.QtGui import QMouseEvent
 from qtpy.QtWidgets import QApplication, QFileDialog
 
 from napari_point_defects.analysis_settings import AnalysisSettings
+from napari_point_defects.detections import Detection
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.materials import MATERIALS, DefectClass
 from napari_point_defects.napari_ui import image_models
@@ -26,7 +27,6 @@ from napari_point_defects.napari_ui.cell_layers import cells_layer_data
 from napari_point_defects.napari_ui.cell_tables import cell_table, centres_px
 from napari_point_defects.napari_ui.inspector_widget import InspectorWidget
 from napari_point_defects.napari_ui.links import CellsLink, own
-from napari_point_defects.pipeline import Detection
 from napari_point_defects.records import Hexagons, UnitCells
 from napari_point_defects.simulation.noise import NoiseSettings, add_noise
 from napari_point_defects.simulation.scenes import SceneSettings, make_scene

@@ -18,7 +18,7 @@ from qtpy.QtCore import Qt
 from qtpy.QtGui import QGuiApplication
 from qtpy.QtWidgets import QFileDialog
 
-from napari_point_defects import pipeline
+from napari_point_defects import detections, pipeline
 from napari_point_defects.analysed_area import AnalysedArea, Domain
 from napari_point_defects.analysis_settings import AnalysisSettings
 from napari_point_defects.errors import PointDefectsError, Stopped
@@ -62,7 +62,9 @@ class Known:
             hexagon_boxes(hollow), np.ones(len(hollow)), scene.lattice
         )
         size = (SCENE.pixel_size_nm,) * 2
-        self.detection = pipeline.Detection(scene.lattice, self.hexagons, size, "file", (WARNING,))
+        self.detection = detections.Detection(
+            scene.lattice, self.hexagons, size, "file", (WARNING,)
+        )
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.special import j0
 
-from napari_point_defects import pipeline
+from napari_point_defects import appraisal, detections, networks, pipeline
 from napari_point_defects.analysis_settings import AnalysisSettings
 from napari_point_defects.cli.measurement import ROWS, print_measurement
 from napari_point_defects.materials import DefectClass, get_material
@@ -341,16 +341,16 @@ def test_the_census_holds_the_measurement(monkeypatch, core, lattice, cells, ste
     from types import SimpleNamespace
 
     nameless = SimpleNamespace(weights=SimpleNamespace(version="0"))
-    monkeypatch.setattr(pipeline, "_detector", lambda *_: nameless)
-    monkeypatch.setattr(pipeline, "_classifier", lambda *_: nameless)
+    monkeypatch.setattr(networks, "detector_of", lambda *_: nameless)
+    monkeypatch.setattr(networks, "classifier_of", lambda *_: nameless)
     noisy = stem_data + np.random.default_rng(2).normal(0, 0.1, stem_data.shape)
     image = StemImage(noisy.astype(np.float32))
     settings = AnalysisSettings()
-    detection = pipeline.Detection(lattice, None, (0.0147, 0.0147), "lattice")
-    found = pipeline.measure(image, detection, cells, settings)
-    census = pipeline.census_of(image, detection, cells, settings, found)
+    detection = detections.Detection(lattice, None, (0.0147, 0.0147), "lattice")
+    found = appraisal.measure(image, detection, cells, settings)
+    census = appraisal.census_of(image, detection, cells, settings, found)
     assert census["measurement"] == found.as_dict()
-    assert "measurement" not in pipeline.census_of(image, detection, cells, settings)
+    assert "measurement" not in appraisal.census_of(image, detection, cells, settings)
 
 
 def test_the_table_shows_value_interval_and_unit(capsys):
@@ -370,7 +370,7 @@ def test_the_command_measures_and_writes(tmp_path, monkeypatch, capsys):
     image = image_of(scene, poisson_lambda=30.0, gaussian_mu=5.0).astype(np.uint8)
     tifffile.imwrite(tmp_path / "frame.tif", image)
     size = (PLAIN.pixel_size_nm,) * 2
-    detection = pipeline.Detection(scene.lattice, None, size, "lattice")
+    detection = detections.Detection(scene.lattice, None, size, "lattice")
     monkeypatch.setattr(pipeline, "detect", lambda *_, **__: detection)
     monkeypatch.setattr(pipeline, "classify", lambda *_, **__: cells_of(scene))
     arguments = ["point-defects", "measure", str(tmp_path / "frame.tif"), "-o", str(tmp_path / "o")]

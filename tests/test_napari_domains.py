@@ -15,9 +15,10 @@ pytest.importorskip("qtpy.QtWidgets", exc_type=ImportError)
 from napari.layers import Labels, Layer
 from qtpy.QtGui import QUndoStack
 
-from napari_point_defects import pipeline
+from napari_point_defects import networks, pipeline
 from napari_point_defects.analysed_area import BOUNDARY, VACUUM, AnalysedArea, Domain
 from napari_point_defects.analysis_settings import AnalysisSettings
+from napari_point_defects.detections import Detection
 from napari_point_defects.labels.store import LabelStore
 from napari_point_defects.materials import BOND, HEXAGON_SIZE, MATERIALS
 from napari_point_defects.napari_ui.area_layers import area_layer_data, area_legend, draw_area
@@ -54,7 +55,6 @@ from napari_point_defects.napari_ui.links import (
     own_layer,
 )
 from napari_point_defects.outputs import cell_outlines_px, draw_overlay
-from napari_point_defects.pipeline import Detection
 from napari_point_defects.records import Calibration, Hexagons, StemImage, hexagon_boxes
 from napari_point_defects.retraining.data import read_labels
 from napari_point_defects.retraining.settings import RetrainSettings
@@ -149,7 +149,7 @@ class Truth:
 
 @pytest.fixture
 def truth(monkeypatch, specimen):
-    monkeypatch.setattr(pipeline, "_classifier", lambda weights, device: Truth(specimen.scene))
+    monkeypatch.setattr(networks, "classifier_of", lambda settings: Truth(specimen.scene))
 
 
 @pytest.fixture

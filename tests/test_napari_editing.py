@@ -13,6 +13,7 @@ from napari.layers import Layer
 from qtpy.QtWidgets import QWidget
 
 from napari_point_defects.analysis_settings import AnalysisSettings
+from napari_point_defects.detections import Detection
 from napari_point_defects.domains.casting import DomainMap
 from napari_point_defects.materials import MATERIALS
 from napari_point_defects.napari_ui.cell_editor import CellEditor
@@ -31,7 +32,6 @@ from napari_point_defects.napari_ui.cell_tables import (
 from napari_point_defects.napari_ui.history import history_of
 from napari_point_defects.napari_ui.layer_cells import layer_corrections
 from napari_point_defects.napari_ui.links import CellsLink, own
-from napari_point_defects.pipeline import Detection
 from napari_point_defects.records import UnitCells
 
 pytestmark = pytest.mark.gui

@@ -12,6 +12,7 @@ pytest.importorskip("napari")
 from napari.layers import Image, Layer, Points
 
 from napari_point_defects.analysis_settings import AnalysisSettings
+from napari_point_defects.detections import Detection
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.materials import CLASS_COLOURS, HEXAGON_SIZE, MATERIALS, DefectClass
 from napari_point_defects.napari_ui import hexagon_layers, image_layers
@@ -25,7 +26,6 @@ from napari_point_defects.napari_ui.cell_tables import (
     translated,
 )
 from napari_point_defects.napari_ui.links import CellsLink, HexagonsLink, link_of, own, own_layer
-from napari_point_defects.pipeline import Detection
 from napari_point_defects.records import Hexagons
 
 MATERIAL = MATERIALS["MoTe2"]

@@ -14,11 +14,11 @@ from qtpy.QtOpenGLWidgets import QOpenGLWidget
 from qtpy.QtWidgets import QApplication
 
 from napari_point_defects.analysis_settings import AnalysisSettings
+from napari_point_defects.detections import Detection
 from napari_point_defects.napari_ui.classify_widget import ClassifyWidget
 from napari_point_defects.napari_ui.history import history_of
 from napari_point_defects.napari_ui.lasso import LAYER_NAME
 from napari_point_defects.napari_ui.links import CellsLink
-from napari_point_defects.pipeline import Detection
 from napari_point_defects.records import UnitCells
 
 pytestmark = pytest.mark.gui

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from scipy.spatial import cKDTree
 from skimage.io import imread
 
-from napari_point_defects import __version__, pipeline, results
+from napari_point_defects import __version__, networks, results
 from napari_point_defects.analysis_settings import AnalysisSettings
 from napari_point_defects.classification.calibration import ProbabilityCalibration
 from napari_point_defects.errors import PointDefectsError, Stopped
@@ -81,11 +81,11 @@ def field():
 
 
 @pytest.fixture
-def networks(monkeypatch, field):
+def true_networks(monkeypatch, field):
     """Networks that are always right."""
     _, scene = field
-    monkeypatch.setattr(pipeline, "_detector", lambda weights, device: TrueDetector())
-    monkeypatch.setattr(pipeline, "_classifier", lambda weights, device: TrueClassifier(scene))
+    monkeypatch.setattr(networks, "detector_of", lambda settings: TrueDetector())
+    monkeypatch.setattr(networks, "classifier_of", lambda settings: TrueClassifier(scene))
 
 
 def image_of(pixels, **calibration):
@@ -114,7 +114,7 @@ def test_settings_have_bounds_and_defaults():
         assert info.description, name
 
 
-def test_census_of_a_known_field(field, networks):
+def test_census_of_a_known_field(field, true_networks):
     pixels, scene = field
     analysis = analyze(image_of(pixels), AnalysisSettings())
     cells, truth = analysis.cells, scene.chalcogen_px
@@ -135,7 +135,7 @@ def test_census_of_a_known_field(field, networks):
     assert census["lattice"]["angle_deg"] == pytest.approx(11, abs=0.3)
 
 
-def test_census_records_what_it_was_made_with(field, networks):
+def test_census_records_what_it_was_made_with(field, true_networks):
     pixels, _ = field
     settings = AnalysisSettings(min_score=0.4)
     census = analyze(image_of(pixels), settings).census
@@ -145,7 +145,7 @@ def test_census_records_what_it_was_made_with(field, networks):
     assert (census["settings"]["image"], census["settings"]["signal"]) == ("field", "HAADF")
 
 
-def test_calibration_of_the_file_is_kept_where_it_fits(field, networks):
+def test_calibration_of_the_file_is_kept_where_it_fits(field, true_networks):
     pixels, _ = field
     size = MOTE2.lattice_constant_nm / 18
     fits = analyze(
@@ -167,10 +167,10 @@ def test_calibration_of_the_file_is_kept_where_it_fits(field, networks):
 
 
 @pytest.mark.parametrize("stretch", [0.2, -0.15])
-def test_pixels_that_are_not_square(networks, monkeypatch, stretch, tmp_path):
+def test_pixels_that_are_not_square(true_networks, monkeypatch, stretch, tmp_path):
     scene_settings = RECIPE.scene.model_copy(update={"stretch": stretch})
     pixels, scene = simulate_recipe(RECIPE.model_copy(update={"scene": scene_settings}))
-    monkeypatch.setattr(pipeline, "_classifier", lambda weights, device: TrueClassifier(scene))
+    monkeypatch.setattr(networks, "classifier_of", lambda settings: TrueClassifier(scene))
     side, root = MOTE2.lattice_constant_nm / 18, np.sqrt(1 + stretch)
     size = (side * root, side / root)  # wider columns: narrower pixels
     told = analyze(image_of(pixels, pixel_size_nm=size, source="file"), AnalysisSettings())
@@ -194,7 +194,7 @@ def test_pixels_that_are_not_square(networks, monkeypatch, stretch, tmp_path):
 
 
 @pytest.mark.parametrize("change", ["partly NaN", "negative", "float64", "int64", "big-endian"])
-def test_unusual_numbers_give_the_same_cells(field, networks, change):
+def test_unusual_numbers_give_the_same_cells(field, true_networks, change):
     pixels, _ = field
     plain = analyze(image_of(pixels), AnalysisSettings())
     data = pixels.astype(np.float64)
@@ -214,7 +214,7 @@ def test_unusual_numbers_give_the_same_cells(field, networks, change):
     assert other.census["n_cells"] == pytest.approx(plain.census["n_cells"], abs=3)
 
 
-def test_progress_rises_from_nothing_to_all(field, networks):
+def test_progress_rises_from_nothing_to_all(field, true_networks):
     pixels, _ = field
     shares = []
     settings = AnalysisSettings()
@@ -225,7 +225,7 @@ def test_progress_rises_from_nothing_to_all(field, networks):
 
 
 @pytest.mark.parametrize("calls", [0, 1])
-def test_wish_to_stop_is_heard_in_both_jobs(field, networks, calls):
+def test_wish_to_stop_is_heard_in_both_jobs(field, true_networks, calls):
     pixels, _ = field
     asked = []
 
@@ -238,21 +238,21 @@ def test_wish_to_stop_is_heard_in_both_jobs(field, networks, calls):
     assert len(asked) == calls + 1
 
 
-def test_no_hexagon_is_said_in_one_line(field, networks):
+def test_no_hexagon_is_said_in_one_line(field, true_networks):
     pixels, _ = field
     with pytest.raises(PointDefectsError, match="--min-score") as caught:
         analyze(image_of(pixels), AnalysisSettings(min_score=1.0))
     assert "\n" not in str(caught.value)
 
 
-def test_no_lattice_is_said_in_one_line(networks):
+def test_no_lattice_is_said_in_one_line(true_networks):
     noise = np.random.default_rng(0).normal(size=(256, 256))
     with pytest.raises(PointDefectsError, match="lattice") as caught:
         analyze(image_of(noise), AnalysisSettings())
     assert "\n" not in str(caught.value)
 
 
-def test_results_are_the_three_files_of_the_contract(field, networks, tmp_path):
+def test_results_are_the_three_files_of_the_contract(field, true_networks, tmp_path):
     pixels, _ = field
     analysis = analyze(image_of(pixels), AnalysisSettings())
     paths = write_results(analysis, tmp_path / "new")
@@ -275,7 +275,7 @@ def test_results_are_the_three_files_of_the_contract(field, networks, tmp_path):
     assert min(overlay.shape[:2]) > 800
 
 
-def test_results_are_not_overwritten_unasked(field, networks, tmp_path):
+def test_results_are_not_overwritten_unasked(field, true_networks, tmp_path):
     pixels, _ = field
     analysis = analyze(image_of(pixels), AnalysisSettings())
     (tmp_path / "field_overlay.png").write_text("mine")
@@ -286,7 +286,7 @@ def test_results_are_not_overwritten_unasked(field, networks, tmp_path):
     assert len(list(tmp_path.iterdir())) == 3
 
 
-def test_results_are_written_all_or_none(field, networks, tmp_path, monkeypatch):
+def test_results_are_written_all_or_none(field, true_networks, tmp_path, monkeypatch):
     pixels, _ = field
     analysis = analyze(image_of(pixels), AnalysisSettings())
 

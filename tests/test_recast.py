@@ -11,9 +11,9 @@ from scipy.spatial import cKDTree
 from napari_point_defects import pipeline
 from napari_point_defects.analysis_settings import AnalysisSettings
 from napari_point_defects.classification.prediction import Classifier
+from napari_point_defects.detections import Detection
 from napari_point_defects.materials import LATTICE_VECTORS
 from napari_point_defects.netcasting import cast_net, changed_hexagons, recast
-from napari_point_defects.pipeline import Detection
 from napari_point_defects.records import Hexagons, Lattice, StemImage, UnitCells, hexagon_boxes
 from napari_point_defects.simulation.scenes import SceneSettings, make_scene
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from pydantic import ValidationError
 
-from napari_point_defects import cli, pipeline
+from napari_point_defects import cli, networks, pipeline
 from napari_point_defects.analysis_settings import AnalysisSettings
 from napari_point_defects.classification.calibration import ProbabilityCalibration
 from napari_point_defects.errors import PointDefectsError
@@ -203,10 +203,10 @@ def field():
 
 
 @pytest.fixture
-def networks(monkeypatch):
+def true_networks(monkeypatch):
     """Networks that are always right where nothing is missing."""
-    monkeypatch.setattr(pipeline, "_detector", lambda weights, device: TrueDetector())
-    monkeypatch.setattr(pipeline, "_classifier", lambda weights, device: PerfectClassifier())
+    monkeypatch.setattr(networks, "detector_of", lambda settings: TrueDetector())
+    monkeypatch.setattr(networks, "classifier_of", lambda settings: PerfectClassifier())
 
 
 def image_of(pixels):
@@ -226,7 +226,7 @@ ROUND = outline("ellipse", np.array([[60.0, 80], [60, 320], [300, 320], [300, 80
     ],
     ids=["ellipse", "triangle", "two polygons"],
 )
-def test_the_area_of_the_cells_is_the_area_chosen(field, networks, polygons):
+def test_the_area_of_the_cells_is_the_area_chosen(field, true_networks, polygons):
     pixels, scene = field
     region = as_region(polygons)
     analysis = analyze(image_of(pixels), AnalysisSettings(region=region))
@@ -280,7 +280,7 @@ def test_the_region_is_blind_to_what_lies_around_it(field):
 
 
 @pytest.mark.parametrize("side", [20, 35, 70])
-def test_a_small_region_takes_the_lattice_around_it(field, networks, side):
+def test_a_small_region_takes_the_lattice_around_it(field, true_networks, side):
     pixels, _ = field
     low, high = 180.0, 180.0 + side
     small = as_region([[(low, low), (low, high), (high, high), (high, low)]])
@@ -311,7 +311,7 @@ def test_a_small_grain_keeps_its_own_lattice(field):
     assert found.a_px == pytest.approx(18.0, rel=0.02)
 
 
-def test_regions_without_cells(field, networks):
+def test_regions_without_cells(field, true_networks):
     pixels, _ = field
     outside = as_region([[(500, 500), (500, 600), (600, 600)]])
     with pytest.raises(PointDefectsError, match=r"outside the image.*384 × 400"):
@@ -321,7 +321,7 @@ def test_regions_without_cells(field, networks):
         analyze(image_of(pixels), AnalysisSettings(region=speck))
 
 
-def test_hexagons_drawn_outside_bring_no_cells(field, networks):
+def test_hexagons_drawn_outside_bring_no_cells(field, true_networks):
     pixels, _ = field
     image, region = image_of(pixels), as_region([ROUND])
     settings = AnalysisSettings(region=region)
@@ -332,7 +332,7 @@ def test_hexagons_drawn_outside_bring_no_cells(field, networks):
     assert len(change.cells) == len(change.successor_of)
 
 
-def test_the_command_line_takes_a_region(field, networks, tmp_path, monkeypatch, capsys):
+def test_the_command_line_takes_a_region(field, true_networks, tmp_path, monkeypatch, capsys):
     pixels, _ = field
     image, region_file = tmp_path / "field.npy", tmp_path / "region.json"
     np.save(image, pixels)

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_point_defects.analysis_settings import AnalysisSettings
+from napari_point_defects.detections import Detection
 from napari_point_defects.errors import PointDefectsError, Stopped
 from napari_point_defects.materials import DefectClass, get_material
 from napari_point_defects.measured import Measurement
 from napari_point_defects.outputs import atomic_write, check_outputs, write_json
-from napari_point_defects.pipeline import Detection, classify, detect
+from napari_point_defects.pipeline import classify, detect
 from napari_point_defects.records import StemImage, UnitCells
 from napari_point_defects.settings_files import write_settings
 from napari_point_defects.simulation.columns import load_columns

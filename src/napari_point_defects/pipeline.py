@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 
-from napari_point_defects import __version__
+from napari_point_defects import networks
 from napari_point_defects.analysed_area import AnalysedArea, Domain, restrict
 from napari_point_defects.analysis_settings import AnalysisSettings
+from napari_point_defects.appraisal import appraise
 from napari_point_defects.calibration import choose_pixel_size
-from napari_point_defects.census import census_dict, take_census
-from napari_point_defects.classification.prediction import Classifier
-from napari_point_defects.detection.prediction import Detector
+from napari_point_defects.detections import Analysis, Detection
 from napari_point_defects.domains.casting import (
     DomainMap,
     cast_domains,
@@ -27,74 +22,22 @@ from napari_point_defects.domains.casting import (
     references,
     split,
 )
-from napari_point_defects.domains.report import area_notes, domains_report
+from napari_point_defects.domains.report import area_notes
 from napari_point_defects.domains.segmentation import find_domains
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.lattice import find_lattice
 from napari_point_defects.materials import Material, get_material
-from napari_point_defects.measured import Measurement
-from napari_point_defects.measurement.image import measure_image
 from napari_point_defects.netcasting import Recast
-from napari_point_defects.quality import Quality, assess_quality
-from napari_point_defects.records import Calibration, Hexagons, Lattice, StemImage, UnitCells
+from napari_point_defects.records import Calibration, Hexagons, StemImage, UnitCells
 from napari_point_defects.region import lattice_inside, region_window
 from napari_point_defects.region_limits import (
     cells_within,
     hexagons_within,
     recast_within,
-    region_entry,
 )
-from napari_point_defects.training_check import with_training_warnings
 from napari_point_defects.weights.trained_on import with_current_warning
 
 Progress = Callable[[float, str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Detection:
-    """Lattice and hexagons of an image.
-
-    Attributes
-    ----------
-    lattice : Lattice
-    hexagons : Hexagons
-    pixel_size_nm : (float, float)
-        Height and width of a pixel as used in the census.
-    pixel_size_source : str
-    warnings : tuple of str
-    domains : tuple of Domain
-        Grains and mirror twins, the largest first; its lattice is ``lattice``.
-    area : AnalysedArea or None
-        Where they are, and what was left out; None where all of the image is one domain.
-    """
-
-    lattice: Lattice
-    hexagons: Hexagons
-    pixel_size_nm: tuple[float, float]
-    pixel_size_source: str
-    warnings: tuple[str, ...] = ()
-    domains: tuple[Domain, ...] = ()
-    area: AnalysedArea | None = None
-
-    @property
-    def domain_map(self) -> DomainMap:
-        """The domains and where they are: one, if nothing else is said."""
-        return DomainMap(self.domains or (Domain(1, self.lattice),), self.area)
-
-    def lattice_at(self, point_px: np.ndarray) -> Lattice:
-        """Return the lattice of the domain at, or nearest to, a point (y, x)."""
-        number = int(self.domain_map.number_at(np.asarray(point_px, float)[None])[0])
-        return next(d.lattice for d in self.domain_map.domains if d.number == number)
-
-
-@dataclass(frozen=True, slots=True)
-class Analysis:
-    """Everything found in one image."""
-
-    image: StemImage
-    detection: Detection
-    cells: UnitCells
-    census: dict[str, Any]
 
 
 def _nothing(share: float, text: str) -> None:
@@ -133,7 +76,7 @@ def detect(
         If ``should_stop`` said yes.
     """
     material = get_material(settings.material)
-    detector = _detector(settings.detector_weights, settings.device)
+    detector = networks.detector_of(settings)
     on_progress(0.0, "finding the lattice")
     domains, area, region_warning = _domains_inside(image.data, settings, material)
     lattice = domains[0].lattice
@@ -147,7 +90,7 @@ def detect(
     warnings = with_current_warning(
         [*(line for line in (warning, region_warning) if line), *area_notes(where)],
         material.formula,
-        _weights_of(settings),
+        networks.weights_of(settings),
     )
     if lattice.sublattice_confidence < 0.9 and settings.sublattice_rank == 0:
         warnings.append(
@@ -199,7 +142,7 @@ def classify(
     Stopped
         If ``should_stop`` said yes.
     """
-    classifier = _classifier(settings.classifier_weights, settings.device)
+    classifier = networks.classifier_of(settings)
     where = detection.domain_map
     cells = cast_domains(detection.hexagons, where, image.data.shape)
     cells = cells_within(cells, settings.region)
@@ -228,7 +171,7 @@ def reference_of(
 
     By the domains' numbers; None where each cell stands alone.
     """
-    classifier = _classifier(settings.classifier_weights, settings.device)
+    classifier = networks.classifier_of(settings)
     return references(classifier.reference, image.data, cells, detection.domain_map)
 
 
@@ -275,7 +218,7 @@ def reclassify(
         return changes
     if reference is None:
         reference = reference_of(image, detection, cells if len(cells) else current, settings)
-    classifier = _classifier(settings.classifier_weights, settings.device)
+    classifier = networks.classifier_of(settings)
     classified = classify_domains(
         classifier.predict,
         image.data,
@@ -291,78 +234,6 @@ def reclassify(
     classified = replace(classified, probabilities=adapted)
     parts = split(classified, [len(change.cells) for change in changes])
     return [replace(change, cells=part) for change, part in zip(changes, parts, strict=True)]
-
-
-def measure(
-    image: StemImage, detection: Detection, cells: UnitCells, settings: AnalysisSettings
-) -> Measurement:
-    """Measure how an image was recorded: noise, probe, scan, contamination, contrast.
-
-    Parameters
-    ----------
-    image : StemImage
-    detection : Detection
-    cells : UnitCells
-        Of the detection; classified or, a little less sure, not yet.
-    settings : AnalysisSettings
-
-    Returns
-    -------
-    Measurement
-        NaN, and a remark why, for what the image does not tell.
-    """
-    material = get_material(settings.material)
-    return measure_image(image.data, detection.lattice, cells, material, detection.pixel_size_nm)
-
-
-def census_of(
-    image: StemImage,
-    detection: Detection,
-    cells: UnitCells,
-    settings: AnalysisSettings,
-    measurement: Measurement | None = None,
-) -> dict[str, Any]:
-    """Return the census as written to JSON, with the measurement if there is one."""
-    material = get_material(settings.material)
-    region = region_entry(settings.region, image.data.shape, detection.pixel_size_nm)
-    census = census_dict(
-        take_census(
-            cells,
-            detection.lattice,
-            material,
-            detection.pixel_size_nm,
-            unsure_below=settings.unsure_below,
-        ),
-        detection.lattice,
-        detection.pixel_size_nm,
-        detection.pixel_size_source,
-        warnings=with_current_warning(detection.warnings, material.formula, _weights_of(settings)),
-        weights={
-            "detector": _detector(settings.detector_weights, settings.device).weights.version,
-            "classifier": _classifier(settings.classifier_weights, settings.device).weights.version,
-        },
-        versions={"napari-point-defects": __version__, "python": platform.python_version()},
-        settings={"image": image.name, "signal": image.signal}
-        | settings.model_dump(mode="json", exclude={"region"}),
-        quality=quality_of(image, detection, cells, settings).as_dict(),
-        measurement=measurement,
-    )
-    report = domains_report(detection.domain_map, cells, detection.pixel_size_nm)
-    return census | {"region": region} | report
-
-
-def quality_of(
-    image: StemImage, detection: Detection, cells: UnitCells, settings: AnalysisSettings
-) -> Quality:
-    """Say how far the census of an image can be trusted."""
-    return assess_quality(
-        image.data,
-        detection.lattice,
-        cells,
-        get_material(settings.material),
-        detection.pixel_size_nm,
-        unsure_below=settings.unsure_below,
-    )
 
 
 def analyze(
@@ -404,9 +275,7 @@ def analyze(
         on_progress=lambda share, text: on_progress(0.5 + 0.5 * share, f"classes: {text}"),
         should_stop=should_stop,
     )
-    measured = measure(image, detection, cells, settings)
-    census = census_of(image, detection, cells, settings, measured)
-    return with_training_warnings(Analysis(image, detection, cells, census), settings)
+    return appraise(image, detection, cells, settings)
 
 
 def _domains_inside(
@@ -436,28 +305,3 @@ def _domains_inside(
             "monolayer, and larger"
         )
     return chosen, area, None
-
-
-def _weights_of(settings: AnalysisSettings) -> dict[str, Path | None]:
-    return {"detector": settings.detector_weights, "classifier": settings.classifier_weights}
-
-
-def _detector(weights: Path | None, device: str) -> Detector:
-    return _loaded(Detector, weights, device, _stamp(weights))
-
-
-def _classifier(weights: Path | None, device: str) -> Classifier:
-    return _loaded(Classifier, weights, device, _stamp(weights))
-
-
-@lru_cache(maxsize=4)
-def _loaded(network: type, weights: Path | None, device: str, stamp: int):
-    return network(weights, device)
-
-
-def _stamp(weights: Path | None) -> int:
-    """Tell a file from the one that was there under its name before."""
-    try:
-        return weights.stat().st_mtime_ns if weights is not None else 0
-    except OSError:
-        return 0  # loading it says what is wrong

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from napari_point_defects.census import cells_table
+from napari_point_defects.detections import Analysis
 from napari_point_defects.materials import get_material
 from napari_point_defects.outputs import (
     atomic_write,
@@ -14,7 +15,6 @@ from napari_point_defects.outputs import (
     write_overlay,
     write_table,
 )
-from napari_point_defects.pipeline import Analysis
 
 
 def output_paths(name: str, folder: Path) -> dict[str, Path]:

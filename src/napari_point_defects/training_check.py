@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from napari_point_defects.analysis_settings import AnalysisSettings
+from napari_point_defects.detections import Detection
 from napari_point_defects.materials import get_material
-from napari_point_defects.measured import Estimate, Measurement
+from napari_point_defects.measured import Measurement
 from napari_point_defects.simulation.likeness import MeasuredImage
 from napari_point_defects.simulation.training_range import (
     TrainingRange,
@@ -19,11 +18,6 @@ from napari_point_defects.simulation.training_range import (
     range_warnings,
 )
 from napari_point_defects.weights import SHIPPED
-
-if TYPE_CHECKING:
-    from napari_point_defects.pipeline import Analysis
-
-_A = TypeVar("_A", bound="Analysis")
 
 
 def outside_training(observed: MeasuredImage, settings: AnalysisSettings) -> tuple[str, ...]:
@@ -60,40 +54,32 @@ def trained_range(kind: str, path: Path | None = None) -> TrainingRange | None:
     return range_of_card(card) if isinstance(card, dict) else None
 
 
-def with_training_warnings(analysis: _A, settings: AnalysisSettings) -> _A:
-    """Add to an analysis what of its image lies outside what its weights were trained on.
+def training_warnings(
+    measurement: Measurement,
+    detection: Detection,
+    shape: tuple[int, int],
+    settings: AnalysisSettings,
+) -> tuple[str, ...]:
+    """Say what of an analysed image lies outside what the weights were trained on.
 
     Parameters
     ----------
-    analysis : Analysis
-        With a measurement in its census; else it is returned as it is.
+    measurement : Measurement
+    detection : Detection
+    shape : (int, int)
+        Size of the image.
     settings : AnalysisSettings
 
     Returns
     -------
-    Analysis
-        The lines are among the warnings of its detection and of its census.
+    tuple of str
+        See :func:`outside_training`.
     """
-    values = analysis.census.get("measurement")
-    if values is None:
-        return analysis
-    detection = analysis.detection
     observed = MeasuredImage(
-        measurement=_read_measurement(values),
+        measurement=measurement,
         lattice=detection.lattice,
         material=get_material(settings.material),
-        shape=analysis.image.data.shape,
+        shape=shape,
         pixel_size_nm=float(np.sqrt(np.prod(detection.pixel_size_nm))),
     )
-    lines = outside_training(observed, settings)
-    if not lines:
-        return analysis
-    told = replace(detection, warnings=(*detection.warnings, *lines))
-    census = analysis.census | {"warnings": [*analysis.census["warnings"], *lines]}
-    return replace(analysis, detection=told, census=census)
-
-
-def _read_measurement(values: dict[str, Any]) -> Measurement:
-    """Read what :meth:`Measurement.as_dict` made."""
-    known = {field.name: values[field.name] for field in fields(Measurement)}
-    return Measurement(**{k: Estimate(**v) if isinstance(v, dict) else v for k, v in known.items()})
+    return outside_training(observed, settings)

@@ -81,7 +81,7 @@ def measure(
 
 
 def _measure_one(path: Path, settings, signal: str | None, target: Path | None, overwrite: bool):
-    from napari_point_defects import pipeline
+    from napari_point_defects import appraisal, pipeline
     from napari_point_defects.io import read_image
     from napari_point_defects.outputs import write_json
 
@@ -96,7 +96,7 @@ def _measure_one(path: Path, settings, signal: str | None, target: Path | None, 
             settings,
             on_progress=lambda share, text: on_progress(0.5 + 0.5 * share, text),
         )
-        measurement = pipeline.measure(image, detection, cells, settings)
+        measurement = appraisal.measure(image, detection, cells, settings)
     for warning in detection.warnings:
         print(f"point-defects: {path.name}: warning: {warning}", file=sys.stderr)
     if target is not None:

@@ -11,7 +11,7 @@ import numpy as np
 from napari_point_defects.analysed_area import AnalysedArea, Domain
 from napari_point_defects.materials import CHALCOGEN_SITES, METAL_SITES
 from napari_point_defects.netcasting import Recast, cast_net, recast
-from napari_point_defects.records import Hexagons, UnitCells
+from napari_point_defects.records import Hexagons, Lattice, UnitCells
 
 OWN_MEAN_FROM = 150
 """Cells from which on a domain is judged against its own mean window: that of fewer is noisier

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from napari.layers import Image
     from napari.types import LayerDataTuple
 
-    from napari_point_defects.pipeline import Detection
+    from napari_point_defects.detections import Detection
 
 _FINE_UP_TO = 2048**2
 """Pixels of an image up to which its layer has one label per pixel, and clean edges."""

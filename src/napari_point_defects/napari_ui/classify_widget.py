@@ -12,7 +12,7 @@ from napari.layers import Layer, Shapes
 from napari.utils.notifications import show_info, show_warning
 from qtpy.QtWidgets import QCheckBox, QLabel
 
-from napari_point_defects import pipeline
+from napari_point_defects import appraisal, pipeline
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.materials import get_material
 from napari_point_defects.napari_ui.box_correction import box_correction
@@ -128,7 +128,7 @@ class ClassifyWidget(Pane):
 
         def work(**callbacks: Any) -> tuple[UnitCells, Quality]:
             cells = pipeline.classify(image, detection, settings, **callbacks)
-            return cells, pipeline.quality_of(image, detection, cells, settings)
+            return cells, appraisal.quality_of(image, detection, cells, settings)
 
         def done(found: tuple[UnitCells, Quality]) -> None:
             cells, quality = found

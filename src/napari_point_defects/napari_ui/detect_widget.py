@@ -45,7 +45,7 @@ from napari_point_defects.napari_ui.viewers import own_viewer
 
 if TYPE_CHECKING:
     from napari_point_defects.analysis_settings import AnalysisSettings
-    from napari_point_defects.pipeline import Detection
+    from napari_point_defects.detections import Detection
 
 MAIN_FIELDS = ("material", "pixel_size_nm")
 ADVANCED_FIELDS = (

@@ -8,7 +8,7 @@ from typing import Any
 
 from qtpy.QtWidgets import QFileDialog, QMessageBox, QWidget
 
-from napari_point_defects import pipeline, results
+from napari_point_defects import appraisal, results
 from napari_point_defects.napari_ui.links import CellsLink
 from napari_point_defects.records import StemImage, UnitCells
 
@@ -43,8 +43,7 @@ def writer(
 
     def work(on_progress: Callable[[float, str], None], should_stop: Any) -> None:
         on_progress(0.0, "Writing")
-        census = pipeline.census_of(image, link.detection, cells, link.settings)
-        analysis = pipeline.Analysis(image, link.detection, cells, census)
+        analysis = appraisal.appraise(image, link.detection, cells, link.settings)
         results.write_results(analysis, folder, overwrite=overwrite)
 
     return work

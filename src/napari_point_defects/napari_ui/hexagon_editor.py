@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from napari.layers import Shapes
     from qtpy.QtGui import QUndoStack
 
+    from napari_point_defects.detections import Detection
     from napari_point_defects.domains.casting import DomainMap
-    from napari_point_defects.pipeline import Detection
 
 _BEGINNINGS = (ActionType.ADDING, ActionType.CHANGING, ActionType.REMOVING)
 

@@ -10,6 +10,7 @@ from napari.layers import Image, Layer
 from pydantic import ValidationError
 
 from napari_point_defects.analysis_settings import AnalysisSettings
+from napari_point_defects.detections import Detection
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.labels.images import content_hash
 from napari_point_defects.labels.store import ImageEntry, LabelStore
@@ -32,7 +33,6 @@ from napari_point_defects.napari_ui.links import (
     own_layer,
     replace_layer,
 )
-from napari_point_defects.pipeline import Detection
 from napari_point_defects.records import Calibration, Hexagons
 
 if TYPE_CHECKING:

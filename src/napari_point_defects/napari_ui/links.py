@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from napari.layers import Layer
 
     from napari_point_defects.analysis_settings import AnalysisSettings
-    from napari_point_defects.pipeline import Detection
+    from napari_point_defects.detections import Detection
     from napari_point_defects.quality import Quality
 
 KEY = "napari-point-defects"

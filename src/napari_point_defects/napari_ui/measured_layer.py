@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from napari import Viewer
     from napari.layers import Image, Layer
 
-    from napari_point_defects.pipeline import Detection
+    from napari_point_defects.detections import Detection
 
 _DETECTING = 0.6
 """Share of the time that detection takes, where it comes first."""

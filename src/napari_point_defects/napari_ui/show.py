@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import napari
 from napari.layers import Layer
 
+from napari_point_defects.appraisal import quality_of
 from napari_point_defects.napari_ui.image_layers import image_layer_data
 from napari_point_defects.napari_ui.links import CellsLink
-from napari_point_defects.pipeline import quality_of
 
 if TYPE_CHECKING:
     from napari_point_defects.analysis_settings import AnalysisSettings
-    from napari_point_defects.pipeline import Analysis
+    from napari_point_defects.detections import Analysis
 
 _PLUGIN = "napari-point-defects"
 
