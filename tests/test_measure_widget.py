@@ -264,18 +264,36 @@ def test_it_says_which_part_was_measured(widget, viewer, known, qtbot, monkeypat
 
 def test_nothing_of_the_table_is_cut_off(widget, qtbot):
     press(widget, qtbot)
+    check_room(widget, qtbot)
+    # intensities of a detector that counts in millions
+    found, width, formula = widget.shown.table
+    found = replace(
+        found,
+        offset=Estimate(2976300.0, 2975300.0, 2977400.0),
+        counts_per_level=Estimate(8.98e-5, 8.78e-5, 9.19e-5),
+    )
+    widget.table.show_measurement(found, width, formula)
+    assert line(widget, "Black level")[2] == "2,975,300 – 2,977,400"
+    check_room(widget, qtbot)
+
+
+def check_room(widget, qtbot):
     widget.resize(widget.minimumSizeHint())
     qtbot.wait(50)
     table = widget.table
-    for column in range(table.columnCount()):
-        assert table.columnWidth(column) >= table.sizeHintForColumn(column)
-        assert table.columnWidth(column) >= table.horizontalHeader().sectionSizeHint(column)
+    check_columns(table)
     assert table.horizontalScrollBar().maximum() == 0
     assert table.verticalScrollBar().maximum() == 0
     last = table.visualItemRect(table.item(table.rowCount() - 1, 0))
     assert last.bottom() <= table.viewport().height()
     assert widget.widget().width() <= widget.viewport().width()
     widget.grab()  # paints
+
+
+def check_columns(table):
+    for column in range(table.columnCount()):
+        assert table.columnWidth(column) >= table.sizeHintForColumn(column)
+        assert table.columnWidth(column) >= table.horizontalHeader().sectionSizeHint(column)
 
 
 def test_every_line_says_what_it_is(widget, qtbot):
@@ -474,6 +492,11 @@ def test_the_mean_cell_is_drawn_where_its_columns_are(known, viewer, qtbot):
     plots.set_theme("light")
     assert sum(plots.figure.get_facecolor()[:3]) > 2
     assert plots.noise.lines
+    # of a detector that counts in millions, ticks stay short
+    large = replace(found.details, variance=4e8 * found.details.variance)
+    plots.show_details(found.measurement, large, get_material("MoSe2"))
+    assert plots.noise.lines[0].get_ydata().max() < 10
+    assert "$10^{1" in plots.noise.get_title()
     plots.grab()
 
 
@@ -497,6 +520,7 @@ def test_match_opens_the_simulator_on_this_image(
     widget.images.choose(viewer.layers["field"])
     press(widget, qtbot)
     assert widget.table.isVisible()
+    check_columns(widget.table)  # in napari's own style
     press(widget, qtbot, widget.match)
     assert matched == [(viewer.layers["field"], ("MoSe2",))]
     _, simulate = viewer.window.add_plugin_dock_widget(

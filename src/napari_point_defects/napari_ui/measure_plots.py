@@ -54,8 +54,9 @@ class MeasurePlots(FigureCanvasQTAgg):
             "<p>Upper left, the mean of all perfect cells in sight. Upper right, the variance of "
             "the noise at each brightness: dots as measured, the line as fitted. Its slope is the "
             "intensity of one count, its height at the black level the read noise; where pixels "
-            "are clipped, dots fall below it. Below, how far each scan row is off sideways; "
-            "orange, the jitter.</p>"
+            "are clipped, dots fall below it; where they leave it elsewhere, the noise is of "
+            "another kind and the counts are doubtful. Below, how far each scan row is off "
+            "sideways; orange, the jitter.</p>"
         )
         self._shown: tuple[Measurement, MeasurementDetails, Material] | None = None
         self.set_theme(theme)
@@ -119,16 +120,16 @@ def draw_noise(
 ) -> None:
     """Draw the variance of the noise against the level, and the fitted noise."""
     order = np.argsort(details.level)
-    level = details.level[order]
-    axes.plot(level, details.variance[order], ".", color=MEASURED_COLOUR, markersize=4)
-    axes.plot(level, details.line[order], "-", color=FITTED_COLOUR, linewidth=1.4)
+    level_factor, factor = _factor(details.level), _factor(details.variance)
+    level = details.level[order] / level_factor
+    variance, fitted = details.variance[order] / factor, details.line[order] / factor
+    axes.plot(level, variance, ".", color=MEASURED_COLOUR, markersize=4)
+    axes.plot(level, fitted, "-", color=FITTED_COLOUR, linewidth=1.4)
     axes.set_ylim(bottom=0)
     axes.margins(x=0.04)
-    axes.ticklabel_format(style="sci", scilimits=(-2, 4), useMathText=True)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.get_offset_text().set(color=ink, fontsize=7)
-    _style(axes, ink, "noise: variance of each level")
-    axes.set_xlabel("intensity", labelpad=1)
+    axes.ticklabel_format(useOffset=False)
+    _style(axes, ink, f"noise: variance of each level{_in_words(factor)}")
+    axes.set_xlabel(f"intensity{_in_words(level_factor)}", labelpad=1)
 
 
 def draw_rows(
@@ -173,6 +174,17 @@ def unfolded(cell: np.ndarray) -> np.ndarray:
     fractions = points @ np.linalg.inv(LATTICE_VECTORS) + 0.5
     index = np.floor(fractions % 1 * len(cell)).astype(int) % len(cell)
     return cell[index[..., 0], index[..., 1]]
+
+
+def _factor(values: np.ndarray) -> float:
+    """Return the power of ten to take off values, 1 where they can be read as they are."""
+    most = float(np.nanmax(np.abs(values), initial=0.0))
+    return 1.0 if most == 0 or 0.01 <= most < 10_000 else 10.0 ** np.floor(np.log10(most))
+
+
+def _in_words(factor: float) -> str:
+    power = round(np.log10(factor))
+    return f" [$10^{{{power}}}$]" if power else ""
 
 
 def _style(axes: Axes, ink: str, title: str) -> None:

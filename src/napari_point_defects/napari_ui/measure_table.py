@@ -62,6 +62,11 @@ class MeasureTable(QTableWidget):
         """Ask for the room that all lines need."""
         return QSize(self._least_width(), self.height())
 
+    def showEvent(self, event: QEvent) -> None:
+        """Fit once more: a table that was hidden did not know its style."""
+        super().showEvent(event)
+        self._fit()
+
     def changeEvent(self, event: QEvent) -> None:
         """Fit again to another font."""
         super().changeEvent(event)
@@ -95,6 +100,7 @@ class MeasureTable(QTableWidget):
 
     def _fit(self) -> None:
         """Make every line as high, and the table as large, as its text."""
+        self.ensurePolished()
         line = self.fontMetrics().height() + _ROW_SPACE
         self.verticalHeader().setMinimumSectionSize(line)
         self.verticalHeader().setDefaultSectionSize(line)
