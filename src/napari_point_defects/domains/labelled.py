@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from napari_point_defects.analysed_area import AnalysedArea, Domain
-from napari_point_defects.domains.casting import DomainMap, moved, surroundings
+from napari_point_defects.domains.casting import DomainMap, surroundings
 from napari_point_defects.training_set import LabelledImage
 
 
@@ -39,7 +39,7 @@ def by_domain(
         yield replace(
             item,
             pixels=pixels,
-            lattice=moved(domain.lattice, -corner),
+            lattice=domain.lattice.moved(-corner),
             hexagons_px=item.hexagons_px[mine] - corner,
             chalcogen_px=item.chalcogen_px[own] - corner,
             metal_px=item.metal_px[own] - corner,
