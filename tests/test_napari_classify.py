@@ -157,6 +157,7 @@ def test_ten_thousand_cells_are_quick(viewer, classify, core, run, classified):
         chalcogen_px=np.concatenate([core.cells.chalcogen_px + 300 * i for i in range(copies)]),
         metal_px=np.concatenate([core.cells.metal_px + 300 * i for i in range(copies)]),
         votes=np.tile(core.cells.votes, copies),
+        domain=np.tile(core.cells.domain, copies),
         probabilities=np.tile(core.cells.probabilities, (copies, 1)),
     )
     start = time.process_time()

@@ -28,6 +28,7 @@ from napari_point_defects.napari_ui.cell_tables import (
     labelled,
     new_row,
     tidy,
+    with_domains,
 )
 from napari_point_defects.napari_ui.history import history_of
 from napari_point_defects.napari_ui.layer_cells import layer_corrections
@@ -296,9 +297,10 @@ def test_changes_are_found_by_id(cells):
 
 
 def test_labelled_rows_have_the_state_that_tidy_gives(cells, lattice):
-    rows = cell_table(cells, MATERIAL).iloc[:12]
+    where = DomainMap.one(lattice)
+    rows = with_domains(cell_table(cells, MATERIAL).iloc[:12], where)
     for label in (None, "V_Te1"):
         decided = labelled(rows, label)
         assert (decided["state"] != "predicted").all()
-        again = tidy(decided, centres_px(decided), DomainMap.one(lattice))
+        again = tidy(decided, centres_px(decided), where)
         pd.testing.assert_frame_equal(again, decided)

@@ -175,6 +175,7 @@ def test_cells_that_a_run_no_longer_finds_are_not_deleted(
         metal_px=core.cells.metal_px[:-5],
         votes=core.cells.votes[:-5],
         probabilities=core.cells.probabilities[:-5],
+        domain=core.cells.domain[:-5],
     )
     run(classify)
     n = len(core.cells)

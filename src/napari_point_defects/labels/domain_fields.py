@@ -112,10 +112,11 @@ def domains_of(
     try:
         # no more than fits: a few bytes could otherwise fill the memory
         packed = base64.b64decode(fields["labels"], validate=True)
-        raw = zlib.decompressobj().decompress(packed, count + 1)
+        unpacking = zlib.decompressobj()
+        raw = unpacking.decompress(packed, count + 1)
     except (binascii.Error, zlib.error) as error:
         raise ValueError(f"the map of the analysed area is damaged ({error})") from error
-    if len(raw) != count:
+    if len(raw) != count or not unpacking.eof:
         raise ValueError("the map of the analysed area is damaged")
     labels = np.frombuffer(raw, np.uint8).reshape(size)
     if not np.isin(labels, [*numbers, *AREA_NAMES]).all():

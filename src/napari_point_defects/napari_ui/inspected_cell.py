@@ -10,7 +10,6 @@ import numpy as np
 
 from napari_point_defects.canonical import sample_windows
 from napari_point_defects.classification.crops import WINDOW_A, bond_inputs
-from napari_point_defects.domains.casting import moved
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.materials import Material, get_material
 from napari_point_defects.napari_ui.cell_tables import POSITION_COLUMNS, tidy
@@ -173,7 +172,7 @@ def cut_crops(data: Any, cell: InspectedCell) -> Crops:
     shape = (WINDOW_SAMPLES, WINDOW_SAMPLES)
     if not np.isfinite(patch).any():
         return Crops(np.full(shape, np.nan, np.float32), None)
-    lattice = moved(lattice, -low)
+    lattice = lattice.moved(-low)
     (window,) = sample_windows(patch, lattice, (middle - low)[None], (WINDOW_A, WINDOW_A), shape)
     if not np.isfinite(window).any():
         return Crops(window, None)
