@@ -19,6 +19,8 @@ HEADINGS = ("Quantity", "Value", "95 % interval", "Unit")
 ODD_COLOUR = "#e08a00"
 _RIGHT = Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
 _ROW_SPACE = 5
+_BORDERS = 8
+"""Room for borders that a style sheet draws, and no size tells of."""
 
 
 class MeasureTable(QTableWidget):
@@ -116,4 +118,4 @@ class MeasureTable(QTableWidget):
         columns = range(len(HEADINGS))
         header = self.horizontalHeader()
         widths = (max(self.sizeHintForColumn(c), header.sectionSizeHint(c)) for c in columns)
-        return sum(widths) + 2 * self.frameWidth()
+        return sum(widths) + 2 * self.frameWidth() + _BORDERS
