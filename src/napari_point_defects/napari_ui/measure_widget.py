@@ -36,6 +36,7 @@ from napari_point_defects.outputs import write_json
 
 PLUGIN = "napari-point-defects"
 WATCH_MS = 800
+_USUAL_LINE = "    Counts per grey level    1,000,000    0.0001 – 0.0002    % of pixels    "
 WARNING_STYLE = "color: #e08a00;"
 
 
@@ -225,6 +226,8 @@ class MeasureWidget(Pane):
 
     def _lay_out(self) -> None:
         form_widget = QWidget()
+        # as wide at once as the table will be: a dock that grows later moves the image
+        form_widget.setMinimumWidth(self.fontMetrics().horizontalAdvance(_USUAL_LINE))
         form = QFormLayout(form_widget)
         form.setContentsMargins(0, 0, 0, 0)
         form.addRow("Image", self.images)
