@@ -63,8 +63,13 @@ def measure(
     Measurement
         NaN, and a remark why, for what the image does not tell.
     """
-    material = get_material(settings.material)
-    return measure_image(image.data, detection.lattice, cells, material, detection.pixel_size_nm)
+    return measure_image(
+        image.data,
+        detection.lattice,
+        detection.in_main_domain(cells),
+        get_material(settings.material),
+        detection.pixel_size_nm,
+    )
 
 
 def census_of(

@@ -48,6 +48,11 @@ class Detection:
         number = int(self.domain_map.number_at(np.asarray(point_px, float)[None])[0])
         return next(d.lattice for d in self.domain_map.domains if d.number == number)
 
+    def in_main_domain(self, cells: UnitCells) -> UnitCells:
+        """Return the cells of the main domain: what folds an image folds one lattice."""
+        where = self.domain_map
+        return cells.take(where.of_cells(cells) == where.domains[0].number)
+
 
 @dataclass(frozen=True, slots=True)
 class Analysis:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_point_defects.analysis_settings import AnalysisSettings
+from napari_point_defects.appraisal import measure
 from napari_point_defects.detections import Detection
 from napari_point_defects.errors import PointDefectsError, Stopped
 from napari_point_defects.materials import DefectClass, get_material
@@ -72,21 +73,6 @@ class ImageMatch:
         return comparison_figure(
             self.shown, self.simulated, self.comparison, self.a_px, title=self.image.name
         )
-
-
-def measure(
-    image: StemImage, detection: Detection, cells: UnitCells, settings: AnalysisSettings
-) -> Measurement:
-    """Measure how an analysed image was recorded; NaN where it does not tell."""
-    from napari_point_defects.measurement.image import measure_image
-
-    return measure_image(
-        image.data,
-        detection.lattice,
-        cells,
-        get_material(settings.material),
-        detection.pixel_size_nm,
-    )
 
 
 def observe(

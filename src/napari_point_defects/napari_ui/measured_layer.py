@@ -11,9 +11,8 @@ import numpy as np
 import pandas as pd
 
 from napari_point_defects import pipeline
-from napari_point_defects.analysed_area import Domain
 from napari_point_defects.analysis_settings import AnalysisSettings
-from napari_point_defects.domains.casting import DomainMap, cast_domains
+from napari_point_defects.domains.casting import cast_domains
 from napari_point_defects.errors import Stopped
 from napari_point_defects.materials import get_material
 from napari_point_defects.measured import Measurement
@@ -193,13 +192,10 @@ def _measured(
 ) -> MeasuredLayer:
     if should_stop():
         raise Stopped
-    where = _domains(detection)
-    # a measurement folds one lattice: the main domain's
-    own = where.of_cells(cells) == where.domains[0].number
     found, details = measure_in_detail(
         image.data,
         detection.lattice,
-        cells.take(own),
+        detection.in_main_domain(cells),
         get_material(settings.material),
         detection.pixel_size_nm,
     )
@@ -210,12 +206,8 @@ def _cast(
     hexagons: Hexagons, detection: Detection, settings: AnalysisSettings, image: StemImage
 ) -> UnitCells:
     """Return the cells of hexagons, not classified."""
-    cells = cast_domains(hexagons, _domains(detection), image.data.shape)
+    cells = cast_domains(hexagons, detection.domain_map, image.data.shape)
     return cells_within(cells, settings.region)
-
-
-def _domains(detection: Detection) -> DomainMap:
-    return DomainMap(detection.domains or (Domain(1, detection.lattice),), detection.area)
 
 
 def _same_detection(cells: Layer, hexagons: Layer) -> bool:
