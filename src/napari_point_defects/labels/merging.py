@@ -17,7 +17,8 @@ from napari_point_defects.labels.images import (
     store_image,
 )
 from napari_point_defects.labels.items import put_rows, read_items, remember, sql_rows
-from napari_point_defects.labels.store import LabelStore, now
+from napari_point_defects.labels.schema import now
+from napari_point_defects.labels.store import LabelStore
 from napari_point_defects.labels.tables import (
     CELLS,
     CORNER_COLUMNS,

@@ -6,6 +6,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 from napari_point_defects.errors import PointDefectsError
@@ -284,3 +285,8 @@ def user_errors(path: Path) -> Iterator[None]:
         raise PointDefectsError(
             f"cannot use {path} ({error.strerror or error}): choose another folder"
         ) from error
+
+
+def now() -> str:
+    """Return the time as the store writes it: UTC, ISO 8601, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

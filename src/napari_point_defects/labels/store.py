@@ -6,7 +6,6 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +14,7 @@ import pandas as pd
 
 from napari_point_defects.analysed_area import AnalysedArea, Domain
 from napari_point_defects.labels import schema
+from napari_point_defects.labels.counting import decided_counts, tabulated
 from napari_point_defects.labels.domain_fields import domain_fields
 from napari_point_defects.labels.images import (
     ImageEntry,
@@ -32,11 +32,10 @@ from napari_point_defects.labels.tables import (
     DECIDED,
     HEXAGONS,
     POSITION_COLUMNS,
-    STATES,
     TableChanges,
     empty,
 )
-from napari_point_defects.materials import DefectClass, get_material
+from napari_point_defects.materials import get_material
 from napari_point_defects.records import Lattice, StemImage
 from napari_point_defects.training_set import UNLABELLED, LabelledImage, bending_fields
 
@@ -181,7 +180,7 @@ class LabelStore:
             else:  # before the row: a row without its image would be worse
                 entry = replace(entry, path=store_image(image, sha256, self.folder))
             with schema.transaction(self.connection):
-                return self.put_image(entry, now())
+                return self.put_image(entry, schema.now())
 
     def put_image(self, entry: ImageEntry, time: str) -> ImageEntry:
         """Write an entry inside a transaction, by its pixels' hash; its id is the store's."""
@@ -269,7 +268,7 @@ class LabelStore:
         Conflict
             If somebody else changed one of the rows since it was read.
         """
-        time, author = now(), " ".join(author.split())
+        time, author = schema.now(), " ".join(author.split())
         rows = dict(_NOTHING)
         with schema.user_errors(self.path), schema.transaction(self.connection):
             for kind, changes in ((CELLS, cells), (HEXAGONS, hexagons)):
@@ -328,30 +327,11 @@ class LabelStore:
                 "SELECT image_id, label, state, COUNT(*) FROM cells "
                 "WHERE label IS NOT NULL GROUP BY image_id, label, state"
             ).fetchall()
-        entries = self.images()
-        names = [*((e.id, e.name) for e in entries), (-1, "all")]
-        counts = np.zeros((len(names), len(DefectClass), len(STATES)), int)
-        place = {image_id: i for i, (image_id, _) in enumerate(names)}
-        for image_id, label, state, n in rows:
-            counts[place[image_id], label, STATES.index(state)] = n
-        counts[-1] = counts[:-1].sum(axis=0)
-        table = pd.DataFrame(
-            [(i, name, int(label)) for i, name in names for label in DefectClass],
-            columns=["image_id", "image", "label"],
-        )
-        table[list(STATES)] = counts.reshape(-1, len(STATES))
-        return table
+        return tabulated(self.images(), rows)
 
     def class_counts(self, image_ids: Iterable[int] | None = None) -> np.ndarray:
         """Count the decided cells of each class, shape (6,), in some images or in all."""
-        table = self.stats()
-        chosen = (
-            table["image_id"] == -1
-            if image_ids is None
-            else table["image_id"].isin([i for i in image_ids if i >= 0])
-        )
-        decided = table[chosen].groupby("label")[list(DECIDED)].sum().sum(axis=1)
-        return decided.reindex(range(len(DefectClass)), fill_value=0).to_numpy(int)
+        return decided_counts(self.stats(), image_ids)
 
     def labelled_images(self, image_ids: Iterable[int] | None = None) -> Iterator[LabelledImage]:
         """Read the images in which somebody decided something, for training.
@@ -414,8 +394,3 @@ class LabelStore:
 
     def _data_version(self) -> int:
         return self.connection.execute("PRAGMA data_version").fetchone()[0]
-
-
-def now() -> str:
-    """Return the time as the store writes it: UTC, ISO 8601, to the millisecond."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")

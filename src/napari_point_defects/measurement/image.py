@@ -38,10 +38,7 @@ from napari_point_defects.measurement.histograms import (
     in_own_units,
     variance_line,
 )
-from napari_point_defects.measurement.noise import (
-    NoiseFit,
-    fit_noise,
-)
+from napari_point_defects.measurement.noise import NoiseFit, fit_noise
 from napari_point_defects.measurement.probe import fit_column
 from napari_point_defects.measurement.registration import Registration
 from napari_point_defects.measurement.scan import (
