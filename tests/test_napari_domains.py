@@ -18,6 +18,7 @@ from qtpy.QtGui import QUndoStack
 from napari_point_defects import networks, pipeline
 from napari_point_defects.analysed_area import BOUNDARY, VACUUM, AnalysedArea, Domain
 from napari_point_defects.analysis_settings import AnalysisSettings
+from napari_point_defects.classification.calibration import ProbabilityCalibration
 from napari_point_defects.detections import Detection
 from napari_point_defects.labels.store import LabelStore
 from napari_point_defects.materials import BOND, HEXAGON_SIZE, MATERIALS
@@ -55,7 +56,7 @@ from napari_point_defects.napari_ui.links import (
     own_layer,
 )
 from napari_point_defects.outputs import cell_outlines_px, draw_overlay
-from napari_point_defects.records import Calibration, Hexagons, StemImage, hexagon_boxes
+from napari_point_defects.records import Calibration, Hexagons, Lattice, StemImage, hexagon_boxes
 from napari_point_defects.retraining.data import read_labels
 from napari_point_defects.retraining.settings import RetrainSettings
 from napari_point_defects.simulation.noise import NoiseSettings, add_noise
@@ -131,6 +132,8 @@ def detection(specimen, area):
 
 class Truth:
     """Stands in for CNN-2: knows the class at every place, and by which lattice it was asked."""
+
+    calibration = ProbabilityCalibration()
 
     def __init__(self, scene):
         middles = (scene.chalcogen_px + scene.metal_px) / 2
@@ -218,7 +221,7 @@ def test_a_large_image_has_a_coarse_layer_in_the_same_place(viewer):
         np.zeros(shape, np.uint8), scale=(0.02, 0.03), translate=(5, 6), rotate=20, units="nm"
     )
     area = AnalysedArea(labels, 8, shape)
-    lattice = pipeline.Lattice(np.zeros(2), 16 * np.eye(2))
+    lattice = Lattice(np.zeros(2), 16 * np.eye(2))
     nothing = Hexagons(np.empty((0, 4, 2)), np.empty(0))
     detection = Detection(lattice, nothing, (0.02, 0.03), "file", (), (Domain(1, lattice),), area)
     draw_area(viewer, image, detection)
