@@ -25,7 +25,7 @@ from napari_point_defects.review import is_unsure
 MOTE2 = get_material("MoTe2")
 CONTRACT = (
     "cell_id,chalcogen_y,chalcogen_x,metal_y,metal_x,label,confidence,p_Perfect,p_V_Te1,p_V_Te2,"
-    "p_V_Mo,p_V_Te1+V_Mo,p_V_Te2+V_Mo,votes,unsure"
+    "p_V_Mo,p_V_Te1+V_Mo,p_V_Te2+V_Mo,votes,unsure,domain"
 )
 
 
