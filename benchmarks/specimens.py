@@ -111,7 +111,9 @@ def orientation_error(domain, specimen: Specimen) -> float:
 def main() -> None:
     """Measure all specimens and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "specimens.json")
+    parser.add_argument(
+        "--out", type=Path, default=Path(__file__).parent / "results" / "specimens.json"
+    )
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--side", type=int, default=512)
     parser.add_argument("--doses", type=float, nargs="+", default=list(DOSES))
