@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from scipy import fft, optimize
-from scipy.ndimage import uniform_filter
 
 from napari_point_defects.materials import LATTICE_VECTORS
 from napari_point_defects.measured import Estimate
@@ -127,9 +126,3 @@ def contamination_level(
     sample = spread / np.sqrt(max(good.sum() / 50, 1))
     low = max(absolute.low - sample, 0.6 * least)
     return Estimate(value, min(low, value), max(absolute.high, 1.5 * least) + sample)
-
-
-def twice_averaged(image: np.ndarray, side: int) -> np.ndarray:
-    """Return the running mean of a running mean: nearly a Gaussian, and fast at any width."""
-    once = uniform_filter(image, side, mode="constant")
-    return uniform_filter(once, side, mode="constant", origin=-1 if side % 2 == 0 else 0)
