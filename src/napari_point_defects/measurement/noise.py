@@ -80,7 +80,8 @@ class _Model:
         data = self.data
         signal = np.maximum(mean - offset, 1e-3 * gain)
         spectrum = np.zeros((len(mean), len(self.frequency)), complex)
-        blur = np.maximum(variance + self.extra, 0.5 * variance)
+        # what is not noise moves the expected counts, so it leaves the comb of counts sharp
+        spread = data.expected_spread + self.extra
         turn = 2 * np.pi / data.step
         # steps of the digitiser fold higher frequencies back; two folds reach σ = 0.3 steps
         sigma = np.sqrt(max(variance, 0.0)) / data.step
@@ -89,12 +90,11 @@ class _Model:
         for fold in folds:
             t = self.frequency + fold * turn
             count = np.expm1(1j * t * gain)
-            within = count + 1j * 0
             exponent = (
                 1j * t * (offset - base)
                 + (signal / gain)[:, None] * count
-                + (data.expected_spread / (2 * gain**2))[:, None] * within**2
-                - 0.5 * t**2 * blur[:, None]
+                + (spread / (2 * gain**2))[:, None] * count**2
+                - 0.5 * t**2 * variance
             )
             box = np.sinc(t * data.step / (2 * np.pi))
             spectrum += np.exp(np.minimum(exponent.real, 0) + 1j * exponent.imag) * box
