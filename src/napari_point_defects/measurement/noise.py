@@ -175,12 +175,12 @@ def _starts(data: Histograms, gain: float, intercept: float, floor: float) -> li
     darkest = float(data.mean.min())
     most = max(intercept + gain * darkest, 2 * floor)  # all noise of the darkest band
     sigmas = np.sqrt(np.linspace(floor, 0.98 * most, 6))
-    counts = np.array([0.12, 0.2, 0.3]) * gain
+    counts = np.array([0.12, 0.2, 0.3, 0.4]) * gain
     sigmas = np.unique(np.concatenate([sigmas, counts[(counts**2 > floor) & (counts**2 < most)]]))
     starts = []
     for sigma in sigmas:
         gains = [gain]
-        if sigma < 0.3 * gain:  # counts stand apart
+        if sigma < 0.45 * gain:  # counts stand apart
             spread = max(0.15 * gain / max(float(data.mean.max()) - darkest, gain), 2e-3)
             gains = gain * (1 + np.clip(spread, None, 0.02) * np.arange(-10, 11))
         starts += [np.array([np.log(g), middle - (at - sigma**2) / g, at]) for g in gains]
