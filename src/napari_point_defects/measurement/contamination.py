@@ -77,7 +77,7 @@ def correlation_length(
     length = float(np.exp(found.x[0]))
     inverse = np.linalg.pinv(found.jac.T @ found.jac)
     patches = good.sum() / max(2 * np.pi * length**2, 1)
-    half = 1.96 * float(np.sqrt(inverse[0, 0] + 0.5 / max(patches, 1)))
+    half = 1.96 * float(np.sqrt(inverse[0, 0] + 1 / max(patches, 1)))
     own = 1 / 12  # variance of a tile's extent along one direction, about
     clear = float(np.sqrt(max(length**2 - own, 0.01)))
     # what is coarser than a fifth of the field shows only its finer part

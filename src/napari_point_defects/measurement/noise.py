@@ -25,7 +25,7 @@ from napari_point_defects.measurement.histograms import Histograms, variance_lin
 _LEAST_SIGMA = 0.3  # steps: below it read noise drowns in the digitiser's steps
 _TINY = 1e-9
 _GAIN_REACH, _CLIPPED_REACH = 0.2, 1.0
-_MODEL_ERROR = 0.005
+_MODEL_ERROR = 0.01
 """Share of gain and dark signal that the model may miss."""
 
 
