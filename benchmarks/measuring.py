@@ -29,8 +29,8 @@ from napari_point_defects.simulation.scenes import Scene, SceneSettings, make_sc
 from napari_point_defects.simulation.superposition import column_transforms
 
 RESULTS = Path(__file__).parent / "results"
-SEED = 9_820_000
-PER_SET = 16
+SEED = 9_830_000
+PER_SET = 32
 SETS = ("noise", "scan", "dirt", "everything")
 TOLERANCE = {
     "poisson_lambda": 0.10,

@@ -12,6 +12,7 @@ from napari_point_defects.analysis_settings import AnalysisSettings
 from napari_point_defects.cli.measurement import ROWS, print_measurement
 from napari_point_defects.materials import DefectClass, get_material
 from napari_point_defects.measured import Estimate, Measurement
+from napari_point_defects.measurement.background import local_background
 from napari_point_defects.measurement.contrast import contrast_remarks, expected_contrast
 from napari_point_defects.measurement.histograms import digitiser_step
 from napari_point_defects.measurement.image import measure_image, measure_in_detail
@@ -170,6 +171,23 @@ def test_dirt_and_vacuum_do_not_spoil_the_noise():
     assert found.contamination.value == pytest.approx(0.3, rel=0.35)
     assert found.contamination_length_nm.value == pytest.approx(0.8, rel=0.4)
     assert found.clipped_high > 0
+
+
+@pytest.mark.parametrize("a_px", [8.0, 17.3, 25.0])
+def test_a_slope_of_the_dirt_is_not_pulled_aside_by_defects(a_px):
+    y, x = np.mgrid[:300, :260].astype(np.float32)
+    slope = 0.1 * y - 0.2 * x
+    valid = np.hypot(y - 140, x - 130) > 0.7 * a_px
+    background, own, least = local_background(np.where(valid, slope, 0), valid, a_px)
+    trusted = valid & (own < 4)
+    assert trusted.mean() > 0.8 * valid.mean()
+    assert np.abs(background - slope)[trusted].max() < 0.02 * a_px
+    # the weight of a pixel's own value is what it adds to its background
+    (row, col) = (20, 30)
+    lifted = np.where(valid, slope, 0)
+    lifted[row, col] += 1
+    added = local_background(lifted, valid, a_px)[0][row, col] - background[row, col]
+    assert added == pytest.approx(own[row, col] * least, rel=0.3)
 
 
 def test_a_clean_image_has_no_dirt():

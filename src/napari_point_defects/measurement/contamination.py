@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from scipy import fft, optimize
-from scipy.ndimage import uniform_filter
 
 from napari_point_defects.materials import LATTICE_VECTORS
 from napari_point_defects.measured import Estimate
@@ -78,7 +77,7 @@ def correlation_length(
     length = float(np.exp(found.x[0]))
     inverse = np.linalg.pinv(found.jac.T @ found.jac)
     patches = good.sum() / max(2 * np.pi * length**2, 1)
-    half = 1.96 * float(np.sqrt(inverse[0, 0] + 0.5 / max(patches, 1)))
+    half = 1.96 * float(np.sqrt(inverse[0, 0] + 1 / max(patches, 1)))
     own = 1 / 12  # variance of a tile's extent along one direction, about
     clear = float(np.sqrt(max(length**2 - own, 0.01)))
     # what is coarser than a fifth of the field shows only its finer part
@@ -127,9 +126,3 @@ def contamination_level(
     sample = spread / np.sqrt(max(good.sum() / 50, 1))
     low = max(absolute.low - sample, 0.6 * least)
     return Estimate(value, min(low, value), max(absolute.high, 1.5 * least) + sample)
-
-
-def twice_averaged(image: np.ndarray, side: int) -> np.ndarray:
-    """Return the running mean of a running mean: nearly a Gaussian, and fast at any width."""
-    once = uniform_filter(image, side, mode="constant")
-    return uniform_filter(once, side, mode="constant", origin=-1 if side % 2 == 0 else 0)

@@ -15,6 +15,7 @@ from scipy import fft
 from scipy.ndimage import binary_erosion, gaussian_filter, map_coordinates
 
 from napari_point_defects.materials import LATTICE_VECTORS
+from napari_point_defects.measurement.background import local_background
 from napari_point_defects.records import Lattice, UnitCells
 
 TABLE = 256
@@ -195,6 +196,7 @@ class Fold:
         self.row_offset_px = np.zeros(data.shape[0])
         self.finite = np.isfinite(self.data)
         self.data[~self.finite] = 0
+        self.background = np.zeros_like(self.data)
         self.a_px = lattice.a_px
         self.corner_px = np.asarray(corner_px, float)
         self.whole = np.ones(self.data.shape, bool)
@@ -252,6 +254,17 @@ class Fold:
             for f, w in zip(columns, whole, strict=True)
         ]
         self.cell = cell[0] * TABLE + cell[1]
+
+    def flatten(self, level: np.ndarray) -> None:
+        """Find the background over the mean cell, tabulated as ``level``."""
+        valid = self.valid
+        residual = np.where(valid, self.data - level[self.cell], np.float32(0))
+        self.background, self.own, self.least_own = local_background(residual, valid, self.a_px)
+
+    @property
+    def flat(self) -> np.ndarray:
+        """Return the window less its background."""
+        return self.data - self.background
 
     @property
     def valid(self) -> np.ndarray:

@@ -13,7 +13,6 @@ from napari_point_defects.measurement.contamination import (
     background_power,
     contamination_level,
     correlation_length,
-    twice_averaged,
 )
 from napari_point_defects.measurement.contrast import contrast_remarks, expected_contrast
 from napari_point_defects.measurement.estimates import (
@@ -51,7 +50,8 @@ MOST_PX = 1_000_000
 """Pixels of a large image that are measured: more would not make the answer better."""
 _LEAST_CELLS = 25
 _BLOCKS = 5  # along each side: how they differ gives the errors
-_BACKGROUND_A = 0.35
+_MOST_OWN = 4.0
+"""Times the weight that a pixel has in the background among others, from where it is left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,23 +213,16 @@ class _Measuring:
         return measurement, details
 
     def _flatten(self) -> None:
-        """Find the slowly varying background and with it the expected intensity of each pixel."""
+        """Find the expected intensity of each pixel: the mean cell and the background."""
         fold = self.fold
-        valid = fold.valid
-        level = self.slopes.level[fold.cell]
-        residual = np.where(valid, fold.data - level, np.float32(0))
-        side = max(4, round(np.sqrt(6) * _BACKGROUND_A * self.lattice.a_px))
-        weight = twice_averaged(valid.astype(np.float32), side)
+        valid = self.valid = fold.valid & (fold.own < _MOST_OWN)
+        level = self.slopes.level[fold.cell[valid]]
+        self.values = fold.data[valid]
+        self.residual = self.values - level
         # a pixel's own value would hide part of its noise
-        own = 1 / side**2
-        background = (twice_averaged(residual, side) - own * residual) / np.maximum(
-            weight - own, 1e-3
-        )
-        self.valid = valid & (weight > 0.3)
-        self.residual = residual[self.valid]
-        self.background = background[self.valid]
-        self.expected_level = (level + background)[self.valid]
-        self.values = fold.data[self.valid]
+        own = fold.own[valid] * fold.least_own
+        background = (fold.background[valid] - own * self.residual) / (1 - own)
+        self.expected_level = level + background
         height, width = valid.shape
         rows, cols = np.nonzero(self.valid)
         self.blocks = (rows * _BLOCKS // height) * _BLOCKS + cols * _BLOCKS // width

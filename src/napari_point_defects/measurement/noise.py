@@ -25,7 +25,7 @@ from napari_point_defects.measurement.histograms import Histograms, variance_lin
 _LEAST_SIGMA = 0.3  # steps: below it read noise drowns in the digitiser's steps
 _TINY = 1e-9
 _GAIN_REACH, _CLIPPED_REACH = 0.2, 1.0
-_MODEL_ERROR = 0.005
+_MODEL_ERROR = 0.01
 """Share of gain and dark signal that the model may miss."""
 
 
@@ -80,7 +80,8 @@ class _Model:
         data = self.data
         signal = np.maximum(mean - offset, 1e-3 * gain)
         spectrum = np.zeros((len(mean), len(self.frequency)), complex)
-        blur = np.maximum(variance + self.extra, 0.5 * variance)
+        # what is not noise moves the expected counts, so it leaves the comb of counts sharp
+        spread = data.expected_spread + self.extra
         turn = 2 * np.pi / data.step
         # steps of the digitiser fold higher frequencies back; two folds reach σ = 0.3 steps
         sigma = np.sqrt(max(variance, 0.0)) / data.step
@@ -89,12 +90,11 @@ class _Model:
         for fold in folds:
             t = self.frequency + fold * turn
             count = np.expm1(1j * t * gain)
-            within = count + 1j * 0
             exponent = (
                 1j * t * (offset - base)
                 + (signal / gain)[:, None] * count
-                + (data.expected_spread / (2 * gain**2))[:, None] * within**2
-                - 0.5 * t**2 * blur[:, None]
+                + (spread / (2 * gain**2))[:, None] * count**2
+                - 0.5 * t**2 * variance
             )
             box = np.sinc(t * data.step / (2 * np.pi))
             spectrum += np.exp(np.minimum(exponent.real, 0) + 1j * exponent.imag) * box
@@ -175,12 +175,12 @@ def _starts(data: Histograms, gain: float, intercept: float, floor: float) -> li
     darkest = float(data.mean.min())
     most = max(intercept + gain * darkest, 2 * floor)  # all noise of the darkest band
     sigmas = np.sqrt(np.linspace(floor, 0.98 * most, 6))
-    counts = np.array([0.12, 0.2, 0.3]) * gain
+    counts = np.array([0.12, 0.2, 0.3, 0.4]) * gain
     sigmas = np.unique(np.concatenate([sigmas, counts[(counts**2 > floor) & (counts**2 < most)]]))
     starts = []
     for sigma in sigmas:
         gains = [gain]
-        if sigma < 0.3 * gain:  # counts stand apart
+        if sigma < 0.45 * gain:  # counts stand apart
             spread = max(0.15 * gain / max(float(data.mean.max()) - darkest, gain), 2e-3)
             gains = gain * (1 + np.clip(spread, None, 0.02) * np.arange(-10, 11))
         starts += [np.array([np.log(g), middle - (at - sigma**2) / g, at]) for g in gains]

@@ -46,8 +46,9 @@ class Registration:
         self.cell = fold.mean_cell(valid, fold.data[valid])
         self._reject_outliers(valid)
         for last in (False, True):
-            valid = fold.valid
             slopes = Slopes(self.cell)
+            fold.flatten(slopes.level)
+            valid = fold.valid
             follow_displacement(fold, slopes, valid)
             fold.place()
             valid = fold.valid
@@ -56,10 +57,11 @@ class Registration:
                 fold.row_offset_px = rows.correction()
                 fold.place()
                 valid = fold.valid
-            self.cell = fold.mean_cell(valid, fold.data[valid])
+            self.cell = fold.mean_cell(valid, fold.flat[valid])
             if not last:
                 self._reject_outliers(valid)
         slopes = Slopes(self.cell)
+        fold.flatten(slopes.level)
         valid = fold.valid
         self.variance = self._variance(slopes, valid)
         rows = measure_rows(fold, slopes, valid, self.variance)

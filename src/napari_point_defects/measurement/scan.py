@@ -69,7 +69,7 @@ def follow_displacement(fold: Fold, slopes: Slopes, valid: np.ndarray) -> None:
     One Gauss–Newton step per tile, smoothed over its neighbours, for one tile is noisy.
     """
     cell = fold.cell[valid]
-    residual = fold.data[valid] - slopes.level[cell]
+    residual = fold.flat[valid] - slopes.level[cell]
     gradient = [slopes.along_y[cell], slopes.along_x[cell]]
     count = fold.tile_sums(np.ones(len(cell), np.float32), valid)
     right = np.stack([fold.tile_sums(residual * g, valid) for g in gradient], axis=-1)
@@ -99,8 +99,7 @@ def measure_rows(
     weight = (1 / np.maximum(variance[0] + variance[1] * slopes.level, 1e-12)).astype(np.float32)
     floor = 0.25 * np.median(1 / weight)  # where the line runs below the noise of dark pixels
     weight = np.minimum(weight, np.float32(1 / max(floor, 1e-12)))
-    tile_mean = _tile_mean(fold, slopes, valid)
-    residual = fold.data[valid] - slopes.level[cell] - tile_mean
+    residual = fold.flat[valid] - slopes.level[cell]
     right = np.bincount(row, residual * (slopes.along_x * weight)[cell], minlength=height)
     normal = np.bincount(row, (slopes.along_x**2 * weight)[cell], minlength=height)
     enough = normal > 0.1 * np.median(normal[normal > 0]) if (normal > 0).any() else normal > 0
@@ -108,13 +107,6 @@ def measure_rows(
     offset = np.where(enough, -right / safe, np.nan) + fold.row_offset_px
     error = np.where(enough, 1 / np.sqrt(safe), np.nan)
     return RowOffsets(offset, error, _spread(offset[enough], error[enough]))
-
-
-def _tile_mean(fold: Fold, slopes: Slopes, valid: np.ndarray) -> np.ndarray:
-    count = fold.tile_sums(np.ones(valid.sum(), np.float32), valid)
-    total = fold.tile_sums(fold.data[valid] - slopes.level[fold.cell[valid]], valid)
-    mean = (total / np.maximum(count, 1)).astype(np.float32)
-    return mean.ravel()[fold.tile[valid]]
 
 
 def _spread(offset: np.ndarray, error: np.ndarray) -> Estimate:
