@@ -35,7 +35,7 @@ from napari_point_defects.napari_ui.material_editors import MaterialEditor
 from napari_point_defects.napari_ui.pane import Pane
 from napari_point_defects.napari_ui.region_chooser import RegionChooser
 from napari_point_defects.napari_ui.region_layers import region_of
-from napari_point_defects.napari_ui.run_panel import RunPanel
+from napari_point_defects.napari_ui.run_panel import WARNING_STYLE, RunPanel
 from napari_point_defects.napari_ui.settings_form import (
     SettingsForm,
     advanced_box,
@@ -55,7 +55,6 @@ ADVANCED_FIELDS = (
     "detector_weights",
     "device",
 )
-WARNING_STYLE = "color: #e08a00;"
 
 
 class DetectWidget(Pane):
