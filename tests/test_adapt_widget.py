@@ -191,7 +191,7 @@ def test_one_click_measures_simulates_and_learns(widget, qtbot, known, asked, ad
 def test_a_detector_that_learned_is_shown_too(widget, qtbot, adapter):
     adapter.options = {"boxes": [(60, 100, 70, 50.0), (99, 100, 99, 90.0)]}
     press(widget, qtbot)
-    assert "CNN-1: <b>better</b> (F1 0.706 → 0.995)" in widget.verdict.text()
+    assert "CNN-1: <b>better</b>, 50 → 1 of 100 hexagons missed or false" in widget.verdict.text()
     assert widget.scores["detector"].isVisible()
     assert set(worth_using(widget.adapted)) == {"classifier", "detector"}
 
@@ -222,7 +222,7 @@ def test_few_errors_are_no_proof(tmp_path, wrong, said, better):
 
 def test_a_detector_that_found_nothing_before(tmp_path):
     adapted = outcome(tmp_path, (10, 10), [(0, 100, 0, 0.0), (99, 100, 99, 90.0)])
-    assert "F1 0.000 → 0.995" in verdict(adapted, "mine")
+    assert "CNN-1: <b>better</b>, 100 → 1 of 100" in verdict(adapted, "mine")
     assert set(worth_using(adapted)) == {"detector"}
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from napari_point_defects.evaluation import ClassScores
+    from napari_point_defects.evaluation import BoxScores
     from napari_point_defects.retraining.adapting import Adapted
 
 _CLEAR = 2.0
@@ -19,23 +19,28 @@ _CLEAR = 2.0
 def verdict(adapted: Adapted, image_name: str) -> str:
     """Say what the new weights are worth on held-out images, as rich text."""
     scores = adapted.classifier
-    before, after = _wrong(scores.before), _wrong(scores.after)
-    counts = f"{before:,} → {after:,} of {scores.after.n_cells:,} cells wrong"
-    if abs(before - after) <= _CLEAR * np.sqrt(before + after):
-        found = f"<b>no clear difference</b>, {counts}; more held-out images would tell"
-    elif after < before:
-        found = f"<b>better</b>, {counts}"
-    else:
-        found = f"<b>worse</b>, {counts}: keep the weights you have"
+    wrong = tuple(s.n_cells - int(np.trace(s.confusion)) for s in (scores.before, scores.after))
+    found = _change(*wrong, f"of {scores.after.n_cells:,} cells wrong")
     lines = [f"On held-out simulated images like {escape(image_name)}:", f"CNN-2: {found}."]
     if adapted.detector is None:
         f1 = adapted.detection.f1
         lines.append(f"CNN-1: kept, it finds the hexagons of such images (F1 {f1:.3f}).")
     else:
-        old, new = (_f1(s) for s in (adapted.detector.before, adapted.detector.after))
-        found = "<b>better</b>" if new > old else "<b>no better</b>: keep the weights you have"
-        lines.append(f"CNN-1: {found} (F1 {old:.3f} → {new:.3f}).")
+        boxes = adapted.detector.before, adapted.detector.after
+        wrong = tuple(s.wanted + s.found - 2 * s.hits for s in boxes)
+        found = _change(*wrong, f"of {boxes[1].wanted:,} hexagons missed or false")
+        lines.append(f"CNN-1: {found}.")
     return "<br>".join(lines)
+
+
+def _change(before: int, after: int, of_what: str) -> str:
+    """Say whether there are fewer errors, unless the difference may be chance."""
+    counts = f"{before:,} → {after:,} {of_what}"
+    if abs(before - after) <= _CLEAR * np.sqrt(before + after):
+        return f"<b>no clear difference</b>, {counts}; more held-out images would tell"
+    if after < before:
+        return f"<b>better</b>, {counts}"
+    return f"<b>worse</b>, {counts}: keep the weights you have"
 
 
 def worth_using(adapted: Adapted) -> dict[str, Path]:
@@ -47,10 +52,6 @@ def worth_using(adapted: Adapted) -> dict[str, Path]:
     return {kind: path for kind, path in adapted.weights.items() if kind in better}
 
 
-def _wrong(scores: ClassScores) -> int:
-    return int(scores.confusion.sum() - np.trace(scores.confusion))
-
-
-def _f1(scores) -> float:
+def _f1(scores: BoxScores) -> float:
     """Return F1; 0 where nothing was found."""
     return float(np.nan_to_num(scores.f1))

@@ -169,9 +169,10 @@ class AdaptWidget(Pane):
             cells = own_layer(self._viewer.layers, layer.unique_id, CellsLink)
             matched = self._matched(layer)
         link = link_of(hexagons, HexagonsLink) if hexagons is not None else None
-        self.material.setEnabled(link is None)
-        if link is not None:
-            self.material.set(link.settings.material)
+        known = matched or link
+        self.material.setEnabled(known is None)
+        if known is not None:
+            self.material.set(known.settings.material)
         if matched is not None:
             text = "The ranges are those found for this image."
         elif cells is not None:
@@ -179,8 +180,8 @@ class AdaptWidget(Pane):
         else:
             text = "Its cells are found, classified and measured first."
         self.basis.setText("" if layer is None else text)
-        known = link_of(cells, CellsLink).outside if cells is not None else None
-        self._show_outside(matched.outside if matched is not None else known)
+        outside = link_of(cells, CellsLink).outside if cells is not None else None
+        self._show_outside(matched.outside if matched is not None else outside)
 
     def _learn(self, layer: Image, matched: Matched, settings: AdaptSettings, folder: Path) -> None:
         left = TimeLeft()
