@@ -102,6 +102,28 @@ def test_a_line_is_drawn_and_measured(viewer, panel, qtbot):
     np.testing.assert_allclose(ruler.scale, [1, 1])
 
 
+def test_ctrl_z_on_the_image_takes_it_back(viewer, panel, qtbot):
+    mouse, image = Mouse(viewer), viewer.layers["plain"]
+    seen = mouse.point((10, 20))
+    for size in (0.03, 0.05):
+        panel.editor.set_nm((size, size))
+        qtbot.mouseClick(panel.set_by_hand, LEFT)
+    viewer.layers.selection.active = image
+    shift = Qt.KeyboardModifier.ControlModifier | Qt.KeyboardModifier.ShiftModifier
+    for modifiers, expected in (
+        (Qt.KeyboardModifier.ControlModifier, 0.03),
+        (Qt.KeyboardModifier.ControlModifier, None),
+        (shift, 0.03),
+    ):
+        qtbot.keyClick(mouse.canvas, Qt.Key.Key_Z, modifiers)
+        size = pixel_size_nm(image)
+        assert size == (expected and pytest.approx((expected, expected)))
+        now = mouse.point((10, 20))
+        assert abs(now.x() - seen.x()) + abs(now.y() - seen.y()) <= 2
+    assert "0.03" in panel.size.text()
+    assert not panel.message.isVisible()
+
+
 def test_a_polygon_is_drawn_and_analysed(viewer, core, qtbot):
     detect = DetectWidget(viewer)
     viewer.window.add_dock_widget(detect, name="Detect")

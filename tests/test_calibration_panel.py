@@ -25,6 +25,7 @@ from napari_point_defects.labels.store import LabelStore
 from napari_point_defects.materials import get_material
 from napari_point_defects.napari_ui import calibrate_widget
 from napari_point_defects.napari_ui.calibrate_widget import BOTH, KEEP, CalibrateWidget
+from napari_point_defects.napari_ui.history import history_of
 from napari_point_defects.napari_ui.image_layers import (
     calibration_of,
     image_layer_data,
@@ -329,6 +330,59 @@ def test_layers_and_the_census_follow(panel, viewer, classify, classified, click
     )
     assert (detection.pixel_size_nm, detection.pixel_size_source) == (size, chosen)
     assert detection.warnings == (warning, core.WARNING)
+
+
+def test_the_legend_of_detect_follows(panel, viewer, detect, run, click, core, lattice):
+    run(detect)
+    viewer.layers.selection.active = viewer.layers["field"]
+    assert "pixel 0.01000 × 0.01000 nm (from the lattice)" in detect.result.text()
+    panel.editor.set_nm((0.03, 0.02))
+    click(panel, panel.set_by_hand)
+    assert "pixel 0.03000 × 0.02000 nm (from the user)" in detect.result.text()
+    assert "the given pixel size" in detect.warnings.text()
+    # the scale is the same, but now someone vouches for it
+    viewer.layers["field"].scale = (0.02, 0.02)
+    click(panel, panel.from_file)
+    source = link_of(viewer.layers["field hexagons"], HexagonsLink).detection.pixel_size_source
+    assert f"(from the {source})" in detect.result.text()
+
+
+def test_ctrl_z_takes_a_calibration_back(
+    panel, viewer, classify, classified, detect, click, core, qtbot
+):
+    image, hexagons = viewer.layers["field"], viewer.layers["field hexagons"]
+    image.metadata["mine"] = 1
+    apart = viewer.add_points(np.zeros((1, 2)), scale=(3, 3))
+    viewer.layers.selection.active = image
+    before = [dict(layer.metadata) for layer in viewer.layers]
+    total, legend = classify.census.total.text(), detect.result.text()
+    centre, zoom = viewer.scene.camera.center, viewer.scene.camera.zoom
+    for size in ((0.03, 0.02), (0.05, 0.05)):
+        panel.editor.set_nm(size)
+        click(panel, panel.set_by_hand)
+    history = history_of(viewer, image.unique_id)
+    history.undo()
+    for layer in (image, hexagons, classified):
+        np.testing.assert_allclose(layer.scale, [0.03, 0.02])
+    assert "0.03 × 0.02 nm" in panel.size.text()
+    assert link_of(classified, CellsLink).detection.pixel_size_nm == pytest.approx((0.03, 0.02))
+    history.undo()
+    history.undo()  # nothing is left
+    for layer, metadata in zip(viewer.layers, before, strict=True):
+        assert set(layer.metadata) == set(metadata)
+    for layer, kind in ((hexagons, HexagonsLink), (classified, CellsLink)):
+        np.testing.assert_allclose(layer.scale, [0.02, 0.02])
+        assert layer.units == image.units
+        assert link_of(layer, kind).detection.pixel_size_nm == (0.01, 0.01)
+        assert link_of(layer, kind).detection.warnings == (core.WARNING,)
+    np.testing.assert_allclose(apart.scale, [3, 3])
+    assert (classify.census.total.text(), detect.result.text()) == (total, legend)
+    assert calibration_of(image) == Calibration((0.02, 0.02), "file")
+    np.testing.assert_allclose(viewer.scene.camera.center, centre)
+    assert viewer.scene.camera.zoom == pytest.approx(zoom)
+    history.redo()
+    np.testing.assert_allclose(classified.scale, [0.03, 0.02])
+    assert link_of(classified, CellsLink).detection.pixel_size_source == "user"
 
 
 def test_the_lattice_that_was_detected_is_used(panel, viewer, detect, run, click, core):

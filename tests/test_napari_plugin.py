@@ -66,6 +66,7 @@ def test_manifest_names(manifest):
         "Labels",
         "Measure image",
         "Simulate training set",
+        "Adapt to image",
         "Train",
     }
     commands = {command.id for command in manifest.contributions.commands}

@@ -99,7 +99,8 @@ def test_one_click_sets_the_form_and_shows_the_likeness(widget, viewer, qtbot, k
     assert preview.plot_box.isExpanded()
     np.testing.assert_array_equal(preview.plot.comparison.spectra, expected.comparison.spectra)
     assert "Set to mine" in widget.run.message.text()
-    assert "the contamination is 0.9" in widget.result.text()
+    assert widget.outside.isVisible()
+    assert "the contamination is 0.9" in widget.outside.label.text()
     widget.grab()  # paints
 
 

@@ -29,7 +29,7 @@ from napari_point_defects.calibration import (
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.lattice import find_lattice
 from napari_point_defects.materials import Material, get_material
-from napari_point_defects.napari_ui.cell_steps import editor_of
+from napari_point_defects.napari_ui.calibration_steps import calibrate_in
 from napari_point_defects.napari_ui.image_layers import (
     calibration_of,
     check_image,
@@ -37,7 +37,6 @@ from napari_point_defects.napari_ui.image_layers import (
     stem_image,
 )
 from napari_point_defects.napari_ui.layer_calibration import (
-    calibrate,
     file_calibration,
     with_length,
 )
@@ -142,16 +141,9 @@ class CalibrateWidget(Pane):
 
     def set_calibration(self, calibration: Calibration, told: str) -> None:
         """Give the image a pixel size, and say what was done."""
-        image = check_image(self.images.layer)
-        before = np.array(image.scale[-2:])
-        counted = calibrate(self._viewer.layers, image, calibration)
-        self._keep_view(image.scale[-2:] / before)
-        for layer in counted:
-            editor = editor_of(layer)
-            if editor is not None:
-                editor.changed.emit()
+        calibrate_in(self._viewer, check_image(self.images.layer), calibration)
         self.refresh()
-        self._say(told)
+        self._say(f"{told} Ctrl+Z on the image takes it back.")
 
     def refresh(self, event: Any = None) -> None:
         """Show the image's pixel size, and what the lattice makes of it."""
@@ -170,13 +162,6 @@ class CalibrateWidget(Pane):
         self.lattice_line.setVisible(bool(self.lattice_line.text()))
         self.warning.setVisible(bool(self.warning.text()))
         self._show_line()
-
-    def _keep_view(self, grown: np.ndarray) -> None:
-        """Keep the same pixels in view where the world has grown by so much along y and x."""
-        camera = self._viewer.scene.camera
-        *front, y, x = camera.center
-        camera.center = (*front, y * grown[0], x * grown[1])
-        camera.zoom /= float(np.sqrt(abs(grown.prod())))
 
     def _show(self, calibration: Calibration, lattice: Lattice | None) -> None:
         size, material = calibration.pixel_size_nm, self.material_
@@ -223,6 +208,7 @@ class CalibrateWidget(Pane):
 
     def _on_scale(self) -> None:
         """Show the pixel size in the editor too, so that one can change it from there."""
+        self._say("")
         if self.images.layer is not None:
             self.editor.set_nm(pixel_size_nm(self.images.layer))
         self.refresh()

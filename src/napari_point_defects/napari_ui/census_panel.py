@@ -23,6 +23,7 @@ from napari_point_defects.napari_ui.cell_tables import STATES, open_questions
 from napari_point_defects.napari_ui.filter_panel import FilterPanel
 from napari_point_defects.napari_ui.lasso import Lasso
 from napari_point_defects.napari_ui.legend import ClassLegend, legend_rows
+from napari_point_defects.napari_ui.outside_note import OutsideNote
 from napari_point_defects.napari_ui.quality_texts import quality_table, quality_text
 from napari_point_defects.napari_ui.review_panel import ReviewPanel
 from napari_point_defects.napari_ui.review_session import ReviewSession
@@ -58,6 +59,7 @@ class CensusPanel(QWidget):
         self.quality = QLabel()
         self.quality.setWordWrap(True)
         self.quality.setTextFormat(Qt.TextFormat.RichText)
+        self.outside = OutsideNote()
         self.new_class = QComboBox()
         self.new_class.setToolTip("<p>The class to set; a point that you add gets it too.</p>")
         self.set_button = QPushButton("Set selected to")
@@ -82,6 +84,7 @@ class CensusPanel(QWidget):
         layout.addLayout(self._place)
         layout.addWidget(self.total)
         layout.addWidget(self.quality)
+        layout.addWidget(self.outside)
         layout.addLayout(row)
         layout.addWidget(_group("Review", self.review))
         layout.addWidget(_group("Shown cells", self.filters))
@@ -133,6 +136,7 @@ class CensusPanel(QWidget):
             f"{census.n_cells:,} cells{by_you} on {census.area_nm2:,.1f} nm²{unsure}"
         )
         self._show_quality(editor.link.quality)
+        self.outside.show_lines(editor.link.outside)
         self._show_filtered()
         self._show_selection()
 

@@ -25,6 +25,7 @@ from napari_point_defects.napari_ui.cell_layers import (
 from napari_point_defects.napari_ui.cell_tables import cell_table, centres_px, translated
 from napari_point_defects.napari_ui.census_panel import CensusPanel
 from napari_point_defects.napari_ui.corrections import apply_corrections
+from napari_point_defects.napari_ui.docks import adapt_to
 from napari_point_defects.napari_ui.export import ask_folder, writer
 from napari_point_defects.napari_ui.hexagon_layers import current_hexagons
 from napari_point_defects.napari_ui.hexagon_tables import tidy_features
@@ -53,6 +54,7 @@ from napari_point_defects.napari_ui.settings_form import (
     advanced_box,
     make_settings,
 )
+from napari_point_defects.napari_ui.training_checks import TrainingChecks
 from napari_point_defects.napari_ui.viewers import own_viewer
 
 if TYPE_CHECKING:
@@ -90,11 +92,14 @@ class ClassifyWidget(Pane):
             "Cut two unit cells out of every hexagon, merge and classify them.",
         )
         self.census = CensusPanel(viewer)
+        self.checks = TrainingChecks(viewer, self)
         self._lay_out()
 
         self.run.run_requested.connect(self.classify)
         self.areas.toggled.connect(self._on_areas_toggled)
         self.census.export_requested.connect(self._ask_export)
+        self.census.outside.adapt_requested.connect(self._adapt)
+        self.checks.told.connect(self.census.refresh)
         box_correction(viewer).told.connect(self.run.say)
         listen(
             self, self._follow, viewer.layers.selection.events.active, viewer.layers.events.removed
@@ -266,6 +271,8 @@ class ClassifyWidget(Pane):
         if (current.layer if current else None) is layer:
             return
         self.census.set_editor(CellEditor(layer, self._viewer, self) if layer is not None else None)
+        if layer is not None:
+            self.checks.check(layer)
 
     def _on_areas_toggled(self, checked: bool) -> None:
         if checked and self.census.editor is not None and not self.run.is_running:
@@ -273,6 +280,13 @@ class ClassifyWidget(Pane):
                 self.draw_areas()
             except PointDefectsError as error:
                 self.run.fail(error)
+
+    def _adapt(self) -> None:
+        try:
+            image_id = self.census.editor.link.image_id
+            adapt_to(self._viewer, image_layer(self._viewer.layers, image_id))
+        except PointDefectsError as error:
+            self.run.fail(error)
 
     def _ask_export(self) -> None:
         try:

@@ -27,6 +27,7 @@ from napari_point_defects.napari_ui.layer_chooser import LayerChooser
 from napari_point_defects.napari_ui.links import (
     HexagonsLink,
     image_layer,
+    link_of,
     own_layer,
     replace_layer,
     set_aside,
@@ -35,7 +36,7 @@ from napari_point_defects.napari_ui.material_editors import MaterialEditor
 from napari_point_defects.napari_ui.pane import Pane
 from napari_point_defects.napari_ui.region_chooser import RegionChooser
 from napari_point_defects.napari_ui.region_layers import region_of
-from napari_point_defects.napari_ui.run_panel import RunPanel
+from napari_point_defects.napari_ui.run_panel import WARNING_STYLE, RunPanel
 from napari_point_defects.napari_ui.settings_form import (
     SettingsForm,
     advanced_box,
@@ -55,7 +56,6 @@ ADVANCED_FIELDS = (
     "detector_weights",
     "device",
 )
-WARNING_STYLE = "color: #e08a00;"
 
 
 class DetectWidget(Pane):
@@ -104,8 +104,9 @@ class DetectWidget(Pane):
 
         self.run.run_requested.connect(self.detect)
         self.regions.draw_requested.connect(self._draw_region)
-        self.images.layer_changed.connect(self._show_pixel_size)
-        self.images.scale_changed.connect(self._show_pixel_size)
+        for signal in (self.images.layer_changed, self.images.scale_changed):
+            signal.connect(self._show_pixel_size)
+            signal.connect(self._look)
         self._show_pixel_size()
         box_correction(viewer)  # from now on, edited boxes become hexagons
 
@@ -185,10 +186,22 @@ class DetectWidget(Pane):
         # what the steps before would bring back is another run's
         history_of(self._viewer, image_id).clear()
         replace_layer(self._viewer, old, new)
+        self.run.say("")
         self._report(detection, settings)
+        for warning in detection.warnings:
+            show_warning(warning)
+
+    def _look(self) -> None:
+        """Show what is known of the chosen image: it may be calibrated otherwise now."""
+        layer = self.images.layer
+        if layer is None:
+            return
+        hexagons = own_layer(self._viewer.layers, layer.unique_id, HexagonsLink)
+        if hexagons is not None:
+            link = link_of(hexagons, HexagonsLink)
+            self._report(link.detection, link.settings)
 
     def _report(self, detection: Detection, settings: AnalysisSettings) -> None:
-        self.run.say("")
         lattice, (height, width) = detection.lattice, detection.pixel_size_nm
         self.result.setText(
             f"<b>{len(detection.hexagons):,} hexagons</b> of {settings.material}"
@@ -200,8 +213,6 @@ class DetectWidget(Pane):
         self.area.setText(area_legend(detection))
         self.area.setVisible(bool(self.area.text()))
         self._show_warnings(detection.warnings)
-        for warning in detection.warnings:
-            show_warning(warning)
 
     def _show_warnings(self, warnings: tuple[str, ...]) -> None:
         self.warnings.setText("\n".join(f"⚠ {warning}" for warning in warnings))

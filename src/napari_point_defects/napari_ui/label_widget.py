@@ -27,11 +27,10 @@ from napari_point_defects.labels.store import ImageEntry, LabelStore
 from napari_point_defects.napari_ui.label_panel import ImagesTable, Refresher, ResumeBar
 from napari_point_defects.napari_ui.labelling import labelling
 from napari_point_defects.napari_ui.pane import Pane
-from napari_point_defects.napari_ui.run_panel import RunPanel, report_error
+from napari_point_defects.napari_ui.run_panel import WARNING_STYLE, RunPanel, report_error
 from napari_point_defects.napari_ui.viewers import own_viewer
 
 FORMATS = {"COCO (json)": "coco", "Tables (csv)": "csv"}
-_WARNING_STYLE = "color: #e08a00;"
 
 
 class LabelWidget(Pane):
@@ -84,7 +83,7 @@ class LabelWidget(Pane):
         self.folder.setToolTip(str(self._labels.folder))
         problem = self._labels.problem
         self.state.setText(f"⚠ {problem}" if problem else self._summary())
-        self.state.setStyleSheet(_WARNING_STYLE if problem else "")
+        self.state.setStyleSheet(WARNING_STYLE if problem else "")
         there = bool(self.images.rowCount())
         self.resume_button.setEnabled(there)
         self.export.button.setEnabled(there or self.export.is_running)

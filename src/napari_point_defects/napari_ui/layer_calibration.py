@@ -54,12 +54,6 @@ def calibrate(layers: Iterable[Layer], image: Image, calibration: Calibration) -
         "pixel_size_source": calibration.source,
         "original": noted.get("original", before),
     }
-    for layer in (image, *followers):
-        _rescale(layer, calibration.pixel_size_nm)
-        area = link_of(layer, AreaLink)
-        if area is not None:  # its pixels are larger
-            place = coarser(image, area.step_px)
-            layer.scale, layer.translate = place["scale"], place["translate"]
     counted = []
     for layer in followers:
         for kind in (HexagonsLink, CellsLink):
@@ -67,6 +61,13 @@ def calibrate(layers: Iterable[Layer], image: Image, calibration: Calibration) -
             if link is not None:
                 layer.metadata[KEY] = recalibrated(link, before, calibration)
                 counted.append(layer)
+    # last: who hears of another scale finds links that agree with it
+    for layer in (image, *followers):
+        _rescale(layer, calibration.pixel_size_nm)
+        area = link_of(layer, AreaLink)
+        if area is not None:  # its pixels are larger
+            place = coarser(image, area.step_px)
+            layer.scale, layer.translate = place["scale"], place["translate"]
     return counted
 
 

@@ -70,6 +70,9 @@ class CellsLink:
         ``cell_id`` of the next new cell: above every one ever used, those of deleted cells too.
     quality : Quality or None
         How good the image and the classification were, as the cells were classified.
+    outside : tuple of str or None
+        What of the image lies outside what the weights learned, a line for each quantity; None
+        until it is measured.
     """
 
     image_id: Hashable
@@ -81,6 +84,7 @@ class CellsLink:
     next_id: int = 0
     layer_id: Hashable | None = None
     quality: Quality | None = None
+    outside: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from qtpy.QtWidgets import QFormLayout, QHBoxLayout, QLabel, QPushButton, QWidge
 
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.materials import get_material
+from napari_point_defects.napari_ui.docks import SIMULATE, adapt_to, open_dock
 from napari_point_defects.napari_ui.image_layers import check_image
 from napari_point_defects.napari_ui.inspector_export import ask_path
 from napari_point_defects.napari_ui.layer_chooser import LayerChooser
@@ -29,15 +30,14 @@ from napari_point_defects.napari_ui.measured_layer import (
     basis_of,
     measuring,
 )
+from napari_point_defects.napari_ui.outside_note import OutsideNote
 from napari_point_defects.napari_ui.pane import Pane
-from napari_point_defects.napari_ui.run_panel import RunPanel
+from napari_point_defects.napari_ui.run_panel import WARNING_STYLE, RunPanel
 from napari_point_defects.napari_ui.viewers import own_viewer
 from napari_point_defects.outputs import write_json
 
-PLUGIN = "napari-point-defects"
 WATCH_MS = 800
 _USUAL_LINE = "    Counts per grey level    1,000,000    0.0001 – 0.0002    % of pixels    "
-WARNING_STYLE = "color: #e08a00;"
 
 
 class MeasureWidget(Pane):
@@ -68,6 +68,7 @@ class MeasureWidget(Pane):
             label.setWordWrap(True)
         for label in (self.stale, self.warnings):
             label.setStyleSheet(WARNING_STYLE)
+        self.outside = OutsideNote()
         self.table = MeasureTable()
         self.plots = MeasurePlots(viewer.theme)
         self.copy, self.export, self.match = (
@@ -82,6 +83,7 @@ class MeasureWidget(Pane):
         self.copy.clicked.connect(self.copy_table)
         self.export.clicked.connect(self._ask_where_to_export)
         self.match.clicked.connect(self.match_image)
+        self.outside.adapt_requested.connect(self._adapt)
         listen(self, self._on_theme, viewer.events.theme)
         listen(self, self._forget_closed, viewer.layers.events.removed)
         # napari's features table edits a layer without an event
@@ -144,18 +146,16 @@ class MeasureWidget(Pane):
         self._guarded(lambda: self._match(shown), "The simulator is being set to this image.")
 
     def _match(self, shown: MeasuredLayer) -> None:
-        window = getattr(self._viewer, "window", None)
-        if window is None:
-            raise PointDefectsError("there is no window to show the simulator in")
-        dock, simulate = window.add_plugin_dock_widget(PLUGIN, "Simulate training set", tabify=True)
+        simulate = open_dock(self._viewer, SIMULATE, in_front=True)
         if simulate.run.is_running:
             raise PointDefectsError("the simulator is at work: wait for it, or cancel it first")
-        dock.show()
-        dock.raise_()
         # of an image that is not detected, the form says the material
         simulate.form.main.set_values({"materials": (shown.settings.material,)})
         simulate.preview.images.choose(shown.basis.image)
         simulate.match_image()
+
+    def _adapt(self) -> None:
+        self._guarded(lambda: adapt_to(self._viewer, self.shown.basis.image), "")
 
     def _take(self, found: MeasuredLayer) -> None:
         image = found.basis.image
@@ -180,6 +180,7 @@ class MeasureWidget(Pane):
         lines = found.warnings if found is not None else ()
         self.warnings.setText("<br>".join(f"⚠ {escape(line)}" for line in lines))
         self.warnings.setVisible(bool(lines))
+        self.outside.show_lines(found.outside if found is not None else None)
 
     def _show_basis(self, basis: Basis | None, found: MeasuredLayer | None) -> None:
         """Say what would be measured now, or what has been."""
@@ -254,6 +255,7 @@ class MeasureWidget(Pane):
             self.source,
             self.stale,
             self.warnings,
+            self.outside,
             self.table,
             self.buttons,
             self.plots,

@@ -24,6 +24,7 @@ from napari_point_defects.napari_ui.layer_cells import current_table
 from napari_point_defects.napari_ui.links import CellsLink, HexagonsLink, link_of, own_layer
 from napari_point_defects.records import Hexagons, StemImage, UnitCells
 from napari_point_defects.region_limits import cells_within
+from napari_point_defects.training_check import training_warnings
 
 if TYPE_CHECKING:
     from napari import Viewer
@@ -86,6 +87,8 @@ class MeasuredLayer:
     measurement : Measurement
     details : MeasurementDetails or None
         None where nothing could be measured.
+    outside : tuple of str
+        What of the image lies outside what the weights learned.
     """
 
     basis: Basis
@@ -94,6 +97,7 @@ class MeasuredLayer:
     settings: AnalysisSettings
     measurement: Measurement
     details: MeasurementDetails | None
+    outside: tuple[str, ...]
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -199,7 +203,8 @@ def _measured(
         get_material(settings.material),
         detection.pixel_size_nm,
     )
-    return MeasuredLayer(basis, image, detection, settings, found, details)
+    outside = training_warnings(found, detection, image.data.shape, settings)
+    return MeasuredLayer(basis, image, detection, settings, found, details, outside)
 
 
 def _cast(

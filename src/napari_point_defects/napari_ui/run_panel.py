@@ -15,6 +15,7 @@ from napari_point_defects.napari_ui.tasks import Task
 
 POLL_MS = 80
 _PAINT_MS = 30
+WARNING_STYLE = "color: #e08a00;"
 
 
 def report_error(error: Exception) -> str:

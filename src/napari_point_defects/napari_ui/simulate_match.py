@@ -29,9 +29,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Matched:
-    """A match and what of the image lies outside what the weights were trained on."""
+    """A match, and how the weights of an analysis stand to it.
+
+    Attributes
+    ----------
+    match : ImageMatch
+    settings : AnalysisSettings
+        Name the weights.
+    outside : tuple of str
+        What of the image lies outside what they were trained on.
+    """
 
     match: ImageMatch
+    settings: AnalysisSettings
     outside: tuple[str, ...]
 
 
@@ -83,4 +93,4 @@ def match_work(viewer: Viewer, layer: Layer, base: TrainingSetSettings) -> Calla
 
 
 def _matched(found: ImageMatch, settings: AnalysisSettings) -> Matched:
-    return Matched(found, outside_training(found.observed, settings))
+    return Matched(found, settings, outside_training(found.observed, settings))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+from dataclasses import replace
 from functools import partial
 from html import escape
 from pathlib import Path
@@ -23,7 +25,10 @@ from qtpy.QtWidgets import (
 
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.materials import CLASS_COLOURS, DefectClass
+from napari_point_defects.napari_ui.docks import adapt_to
 from napari_point_defects.napari_ui.image_layers import check_image
+from napari_point_defects.napari_ui.links import image_layer
+from napari_point_defects.napari_ui.outside_note import INSIDE, OutsideNote
 from napari_point_defects.napari_ui.pace import Pace
 from napari_point_defects.napari_ui.pane import Pane
 from napari_point_defects.napari_ui.run_panel import RunPanel
@@ -71,7 +76,9 @@ class SimulateWidget(QWidget):
         self.run = RunPanel(*_SIMULATE)
         self.result = QLabel()
         self.result.setWordWrap(True)
+        self.outside = OutsideNote(INSIDE)
         self._found: FoundSet | None = None
+        self._matched: tuple[Hashable, Matched] | None = None
         self._lay_out()
 
         self._look = QTimer(self, singleShot=True, interval=_LOOK_MS)
@@ -85,6 +92,8 @@ class SimulateWidget(QWidget):
         self.run.finished.connect(self._on_finished)
         self.preview.columns_wanted.connect(self.simulate_columns)
         self.preview.match_wanted.connect(self.match_image)
+        self.preview.images.layer_changed.connect(self._show_outside)
+        self.outside.adapt_requested.connect(self.adapt)
         self.preview.refresh()
 
     def simulate(self) -> None:
@@ -157,8 +166,26 @@ class SimulateWidget(QWidget):
         self.form.set_settings(found.likeness.settings)
         self.preview.show_likeness(found, layer)
         self.run.say(f"Set to {found.image.name}.")
-        lines = (*found.likeness.remarks, *matched.outside)
-        self.result.setText("<br>".join(f"⚠ {escape(line)}" for line in lines))
+        self.result.setText("<br>".join(f"⚠ {escape(line)}" for line in found.likeness.remarks))
+        self._matched = layer.unique_id, matched
+        self._show_outside()
+
+    def adapt(self) -> None:
+        """Open *Adapt to image* on the image matched, with the ranges that the form shows."""
+        image_id, matched = self._matched
+        try:
+            likeness = replace(matched.match.likeness, settings=self.form.settings())
+            matched = replace(matched, match=replace(matched.match, likeness=likeness))
+            adapt_to(self._viewer, image_layer(self._viewer.layers, image_id), matched)
+        except PointDefectsError as error:
+            self.run.fail(error)
+
+    def _show_outside(self) -> None:
+        """Say of the image that was matched, while it is chosen, what the weights make of it."""
+        image_id, matched = self._matched or (None, None)
+        layer = self.preview.images.layer
+        shown = matched is not None and layer is not None and layer.unique_id == image_id
+        self.outside.show_lines(matched.outside if shown else None)
 
     def load_settings(self, path: Path) -> None:
         """Show the settings of a file."""
@@ -249,6 +276,7 @@ class SimulateWidget(QWidget):
         layout = QVBoxLayout(self)
         layout.setSpacing(6)
         layout.addWidget(self.preview)
+        layout.addWidget(self.outside)
         layout.addLayout(files)
         layout.addWidget(form, 1)
         layout.addWidget(self.form.size)

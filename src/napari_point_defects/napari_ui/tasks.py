@@ -63,6 +63,11 @@ class Task:
     def __repr__(self) -> str:
         return self._title  # napari prints it when it asks before closing
 
+    @property
+    def is_over(self) -> bool:
+        """Whether it has an outcome."""
+        return self.result is not None or self.error is not None or self.stopped
+
     def start(self, on_finished: Callable[[], None]) -> None:
         """Start the thread; ``on_finished`` runs in the main thread."""
         self._worker = create_worker(self, _start_thread=False, _ignore_errors=True)

@@ -22,12 +22,12 @@ from qtpy.QtWidgets import (
 
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.materials import CLASS_COLOURS, DefectClass
+from napari_point_defects.napari_ui.run_panel import WARNING_STYLE
 from napari_point_defects.napari_ui.settings_form import FileField
 from napari_point_defects.napari_ui.tasks import Task
 from napari_point_defects.retraining.data import LabelledEntry, survey_labels
 from napari_point_defects.training_set_survey import count_classes
 
-WARNING_STYLE = "color: #e08a00;"
 FEW_LABELS = 10
 FEW_CELLS = 50
 

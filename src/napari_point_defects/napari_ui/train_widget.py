@@ -42,6 +42,7 @@ from napari_point_defects.napari_ui.train_runs import (
 )
 from napari_point_defects.napari_ui.train_scores import ScoresView
 from napari_point_defects.napari_ui.train_start import StartForm
+from napari_point_defects.napari_ui.use_weights import use_weights
 from napari_point_defects.napari_ui.viewers import own_viewer
 from napari_point_defects.retraining import apart
 from napari_point_defects.retraining.folder import (
@@ -55,7 +56,6 @@ from napari_point_defects.retraining.folder import (
 )
 from napari_point_defects.retraining.settings import RetrainSettings, default_fit
 
-PLUGIN = "napari-point-defects"
 DEFAULTED = ("epochs", "images_per_epoch", "learning_rate")
 ADVANCED_FIELDS = (
     *DEFAULTED,
@@ -64,7 +64,6 @@ ADVANCED_FIELDS = (
     "seed",
     "device",
 )
-_WIDGETS = {"classifier": "Classify point defects", "detector": "Detect unit cells"}
 
 
 class TrainWidget(Pane):
@@ -220,14 +219,9 @@ class TrainWidget(Pane):
             self.run.fail(PointDefectsError("keep the weights first, then use them"))
             return
         try:
-            widget = self._widget(self.retrained.kind)
-            if self.retrained.kind == "detector":
-                self._classify_after(widget)
+            self.run.say(use_weights(self._viewer, {self.retrained.kind: self.kept}))
         except PointDefectsError as error:
             self.run.fail(error)
-            return
-        widget.use_weights(self.kept)
-        self.run.say(f"{_WIDGETS[self.retrained.kind]} uses {self.kept.name} from now on.")
 
     def discard(self) -> None:
         """Forget the result and remove the run's files."""
@@ -241,25 +235,6 @@ class TrainWidget(Pane):
         self._show_result(None)
         self.run.say("")
         self._look()
-
-    def _widget(self, kind: str) -> Any:
-        """Open the dock of a network's widget, or find it."""
-        window = getattr(self._viewer, "window", None)
-        if window is None:
-            raise PointDefectsError("there is no window to show the analysis in")
-        _, widget = window.add_plugin_dock_widget(PLUGIN, _WIDGETS[kind], tabify=True)
-        return widget
-
-    def _classify_after(self, detect: Any) -> None:
-        """Classify once more when the hexagons have been found anew."""
-        classify = self._widget("classifier")
-
-        def again() -> None:
-            detect.run.finished.disconnect(again)
-            if classify.hexagons.layer is not None:
-                classify.classify()
-
-        detect.run.finished.connect(again)
 
     def _show_result(self, retrained: Retrained | None) -> None:
         self.retrained, self.kept = retrained, None

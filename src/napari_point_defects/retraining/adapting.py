@@ -11,6 +11,7 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -112,6 +113,8 @@ def adapt(
     settings: AdaptSettings = AdaptSettings(),
     analysis: AnalysisSettings = AnalysisSettings(),
     *,
+    simulate: Callable[..., Any] = simulate_training_set,
+    train: Callable[..., Retrained] = retrain,
     on_progress: Callable[[float, str], None] = lambda share, text: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Adapted:
@@ -126,6 +129,8 @@ def adapt(
     settings : AdaptSettings
     analysis : AnalysisSettings
         Its weights are those to start from, its device that to train on.
+    simulate, train : callable
+        Simulate the set, and train a network; a window gives those that work in a process apart.
     on_progress, should_stop : callable
 
     Returns
@@ -145,7 +150,7 @@ def adapt(
         _part(on_progress, low, high) for low, high in ends
     )
     write_match(found, folder)
-    simulate_training_set(
+    simulate(
         adaptation_set(found, settings),
         folder / _SET,
         workers=settings.workers,
@@ -160,7 +165,7 @@ def adapt(
         "device": analysis.device,
         "loader_workers": settings.loader_workers,
     }
-    classifier = retrain(
+    classifier = train(
         RetrainSettings(
             kind=_CLASSIFIER,
             start=analysis.classifier_weights,
@@ -180,7 +185,7 @@ def adapt(
     )
     detector = None
     if detection.f1 < settings.detection_f1:
-        detector = retrain(
+        detector = train(
             RetrainSettings(
                 kind=_DETECTOR,
                 start=analysis.detector_weights,

@@ -40,7 +40,7 @@ CARD_KEY = "training_range"
 _SLANT_ERROR = 0.01
 
 _NAMED = {"materials", "a_px", "source_fwhm_nm"}
-_ADVICE = "train on images like it (`point-defects adapt`, or `simulate --like` and then `train`)"
+ADVICE = "train on images like it (`point-defects adapt`, or `simulate --like` and then `train`)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +184,7 @@ def range_warnings(
     for text, found in told.items():
         names = " and the ".join(name for name, _ in found)
         limits = " and ".join(dict.fromkeys(limits for _, limits in found))
-        lines.append(f"{text}, the {names} learned {limits}: {_ADVICE}")
+        lines.append(f"{text}, the {names} learned {limits}: {ADVICE}")
     return tuple(lines)
 
 
