@@ -64,12 +64,7 @@ class Layer:
         return self.upright.score
 
 
-def measure_layer(
-    data: np.ndarray,
-    lattice: Lattice,
-    limits: tuple[float, float],
-    first: Layer | None = None,
-) -> Layer:
+def measure_layer(data: np.ndarray, lattice: Lattice, limits: tuple[float, float]) -> Layer:
     """Measure how the image agrees with a lattice everywhere."""
     cells = local_cells(data, lattice, limits)
     power = (np.abs(cells.values) ** 2 / cells.noise[:, None, None]).sum(0)

@@ -32,7 +32,7 @@ from napari_point_defects.domains.local_cells import (
     image_limits,
     match,
 )
-from napari_point_defects.domains.parts import alike, cut_out, lattice_in, name_domains
+from napari_point_defects.domains.parts import alike, cut_out, grains_in, lattice_in, name_domains
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.lattice import DoubtfulLattice, find_lattice
 from napari_point_defects.lattice_sites import SITES, expected_brightness_ratio
@@ -91,14 +91,20 @@ def find_domains(
         in_doubt = True
         lattice = find_lattice(data, material, rank=rank, doubtful=True)
     limits = image_limits(data)
-    layers = [measure_layer(data, lattice, limits)]
+    layers = [
+        measure_layer(data, each, limits)
+        for each in grains_in(data, material, lattice, limits, rank)
+    ]
     _refuse_symmetric(layers[0], material)
     reference = reference_of(layers[0].cells, layers[0].score, layers[0].template)
     while len(layers) < MOST_LATTICES:
         found = _next_lattice(data, material, layers, reference, limits)
         if found is None:
             break
-        layers.append(measure_layer(data, found, limits, layers[0]))
+        layers.append(measure_layer(data, found, limits))
+    if len(layers) > 1:
+        layers = _settled(data, material, rank, layers, limits)
+        reference = reference_of(layers[0].cells, layers[0].score, layers[0].template)
     _refuse_moire(layers)
     area, states = _label(layers, reference, data.shape)
     if in_doubt:
@@ -147,6 +153,36 @@ def _next_lattice(
     return None
 
 
+def _settled(
+    data: np.ndarray,
+    material: Material,
+    rank: int,
+    layers: list[Layer],
+    limits: tuple[float, float],
+) -> list[Layer]:
+    """Measure each lattice again where it alone is the best: the first was seen in all of it.
+
+    Grains of nearly the same angle look there like one lattice, bent, that is neither's.
+    """
+    shape, step = layers[0].score.shape, layers[0].cells.step_px
+    best = _best_of(layers, shape)
+    settled: list[Layer] = []
+    for index, layer in enumerate(layers):
+        where = (best == index) & (on_grid(layer.score, shape) > CRYSTAL)
+        if where.sum() * step**2 < _LEAST_CELLS * layer.lattice.cell_area_px:
+            continue
+        found = lattice_in(data, material, where, step, limits, 0 if settled else rank)
+        found = found or layer.lattice
+        if not any(alike(found, other.lattice) for other in settled):
+            settled.append(measure_layer(data, found, limits))
+    return settled or layers
+
+
+def _best_of(layers: list[Layer], shape: tuple[int, int]) -> np.ndarray:
+    """Which lattice explains each place best, shape (By, Bx), int."""
+    return np.argmax([on_grid(layer.wide, shape) for layer in layers], axis=0)
+
+
 def _refuse_symmetric(layer: Layer, material: Material) -> None:
     """Refuse a cell that looks the same turned by 180°: that of one 2H layer does not.
 
@@ -187,9 +223,7 @@ def _label(
     first = layers[0]
     grid, step = first.score.shape, first.cells.step_px
     scores = np.array([on_grid(layer.score, grid) for layer in layers])
-    best = np.zeros(grid, int)
-    if len(layers) > 1:
-        best = np.argmax([on_grid(layer.wide, grid) for layer in layers], axis=0)
+    best = _best_of(layers, grid)
     score = np.take_along_axis(scores, best[None], 0)[0]
     mirrored = np.choose(best, [on_grid(layer.mirrored, grid) for layer in layers])
     state = (1 + 2 * best + mirrored).astype(np.uint8)
