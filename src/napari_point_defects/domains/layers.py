@@ -106,8 +106,8 @@ def _mirrored(
     sigma = np.sqrt(width**2 - cells.sigma_a**2) * lattice.a_px / cells.step_px
     crystal = np.maximum(upright.score, mirror.score) > WEAK_CRYSTAL
     gain = np.where(crystal, upright.score - mirror.score, 0)
-    weight = ndimage.gaussian_filter(crystal.astype(np.float32), sigma)
-    smooth = ndimage.gaussian_filter(gain, sigma) / np.maximum(weight, 1e-3)
+    # nothing is made up beyond the image's edges, where noise would count twice
+    smooth = ndimage.gaussian_filter(gain, sigma, mode="constant")
     least = LEAST_TWIN_CELLS * lattice.cell_area_px / cells.step_px**2
     twin = smooth < 0
     parts, count = ndimage.label(twin & crystal)

@@ -51,7 +51,7 @@ class LocalCells:
     values : ndarray of shape (K, By, Bx), complex64
         Local harmonics of the indices :data:`USED`; phases are taken at the lattice's origin.
     level : ndarray of shape (By, Bx), float32
-        Local mean of the image about the middle of its range, in units of that range.
+        Local mean of the image about its mean, in units of its range.
     seen : ndarray of shape (By, Bx), float32
         Share of the window on which something was recorded.
     recorded : ndarray of shape (By, Bx), float32
@@ -99,10 +99,15 @@ class Match:
     shift: np.ndarray
 
 
+def _sample(data: np.ndarray) -> np.ndarray:
+    """Recorded pixels from all over an image, shape (S,)."""
+    sample = np.asarray(data)[:: max(1, data.shape[0] // 512), :: max(1, data.shape[1] // 512)]
+    return sample[np.isfinite(sample)]
+
+
 def image_limits(data: np.ndarray) -> tuple[float, float]:
     """Return the intensities between which all but rare outliers lie."""
-    sample = np.asarray(data)[:: max(1, data.shape[0] // 512), :: max(1, data.shape[1] // 512)]
-    sample = sample[np.isfinite(sample)]
+    sample = _sample(data)
     if not len(sample):
         return 0.0, 1.0
     low, high = np.percentile(sample, [0.02, 99.98])
@@ -132,8 +137,10 @@ def local_cells(
     step = max(2, round(lattice.a_px / 2))
     basis = np.linalg.inv(lattice.matrix_px @ CANONICAL_CELL)
     frequency = np.concatenate([USED, _BETWEEN]) @ basis
-    # in units of the image's own range: products of counts by the billion would overflow
-    middle, spread = (limits[0] + limits[1]) / 2, np.float32(max(limits[1] - limits[0], 1e-30))
+    # in units of the image's own range: products of counts by the billion would overflow;
+    # about its mean: what is off it looks like a lattice where the image ends
+    middle = _sample(data).clip(*limits).mean(dtype=float)
+    spread = np.float32(max(limits[1] - limits[0], 1e-30))
     sums, level, seen = [], [], []
     for start in range(0, data.shape[0], _STRIP_ROWS * step):
         strip = np.asarray(data[start : start + _STRIP_ROWS * step], np.float32)
