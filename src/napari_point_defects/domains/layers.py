@@ -8,9 +8,12 @@ import numpy as np
 from scipy import ndimage
 
 from napari_point_defects.domains.local_cells import (
+    FINE_A,
     FINE_SHIFTS,
+    WINDOW_A,
     LocalCells,
     Match,
+    agreement,
     handedness,
     local_cells,
     match,
@@ -49,6 +52,8 @@ class Layer:
         Where it is.
     wide : ndarray of shape (By, Bx)
         Agreement through a wider window: it tells lattices of similar angles apart.
+    fine, fine_level : ndarray of shape (By, Bx)
+        Agreement and level through a narrower one: they show small holes.
     """
 
     lattice: Lattice
@@ -57,6 +62,8 @@ class Layer:
     upright: Match
     mirrored: np.ndarray
     wide: np.ndarray
+    fine: np.ndarray
+    fine_level: np.ndarray
 
     @property
     def score(self) -> np.ndarray:
@@ -66,7 +73,8 @@ class Layer:
 
 def measure_layer(data: np.ndarray, lattice: Lattice, limits: tuple[float, float]) -> Layer:
     """Measure how the image agrees with a lattice everywhere."""
-    cells = local_cells(data, lattice, limits)
+    narrow = local_cells(data, lattice, limits, FINE_A)
+    cells = narrow.smoothed(WINDOW_A, lattice.a_px)
     power = (np.abs(cells.values) ** 2 / cells.noise[:, None, None]).sum(0)
     strong = (power > 0.25 * np.percentile(power[cells.seen > 0.3], 95)) & (cells.seen > 0.5)
     hand = handedness(cells.values)
@@ -81,11 +89,25 @@ def measure_layer(data: np.ndarray, lattice: Lattice, limits: tuple[float, float
         upright = match(cells.values, template, cells.noise)
         mirror = match(cells.values, template.conj(), cells.noise)
     mirrored = _mirrored(upright, mirror, template, cells, lattice)
+    fine = np.where(
+        mirrored,
+        agreement(narrow, template.conj(), mirror),
+        agreement(narrow, template, upright),
+    )
     score = np.where(mirrored, mirror.score, upright.score)
     shift = np.where(mirrored[..., None], mirror.shift, upright.shift)
     wide = cells.smoothed(_WIDE_A, lattice.a_px)
     both = [match(wide.values, t, wide.noise).score for t in (template, template.conj())]
-    return Layer(lattice, cells, template, Match(score, shift), mirrored, np.maximum(*both))
+    return Layer(
+        lattice,
+        cells,
+        template,
+        Match(score, shift),
+        mirrored,
+        np.maximum(*both),
+        fine,
+        narrow.level,
+    )
 
 
 def _mirrored(

@@ -13,6 +13,7 @@ from napari_point_defects.analysed_area import (
     BOUNDARY,
     FIRST_CODE,
     NO_LATTICE,
+    VACUUM,
     AnalysedArea,
     Domain,
 )
@@ -43,6 +44,7 @@ MOST_LATTICES = 6
 
 _LEAST_CELLS = 30  # of a grain
 _SPECK_CELLS = 6  # smaller areas are part of what surrounds them
+_HOLE_CELLS = 2.0  # that show no columns: a hole of five; fewer are a cluster of defects
 _BAND_A = 1.0  # on either side of a boundary
 
 _LEAST_ASYMMETRY = 0.1  # of what the material's columns should show
@@ -235,6 +237,7 @@ def _label(
     labels = np.where(codes > 0, codes, state).astype(np.uint8)
     labels = _without_specks(labels, LEAST_TWIN_CELLS * per_cell)
     labels = _fill_specks(labels, _SPECK_CELLS * per_cell)
+    labels = _with_holes(labels, layers, best, reference, _HOLE_CELLS * per_cell)
     labels = _with_boundaries(labels, _BAND_A * first.lattice.a_px / step)
     found = sorted(
         (int(s) for s in np.unique(labels) if s < FIRST_CODE),
@@ -278,6 +281,21 @@ def _fill_specks(labels: np.ndarray, least: float) -> np.ndarray:
         return labels
     _, (rows, cols) = ndimage.distance_transform_edt(off, return_indices=True)
     return np.where(small, labels[rows, cols], labels)
+
+
+def _with_holes(
+    labels: np.ndarray, layers: list[Layer], best: np.ndarray, reference: Reference, least: float
+) -> np.ndarray:
+    """Leave out holes of a few cells, which the wider window sees through."""
+    shape = labels.shape
+    fine = np.choose(best, [on_grid(layer.fine, shape) for layer in layers])
+    dip = layers[0].cells.level - layers[0].fine_level
+    parts, count = ndimage.label((fine < WEAK_CRYSTAL) & (labels < FIRST_CODE))
+    index = np.arange(count + 1)
+    sizes, depth = ndimage.sum_labels(fine < np.inf, parts, index), ndimage.mean(dip, parts, index)
+    # noise and vacancies weaken a lattice, but hardly where it is dark as well
+    hole = (sizes >= least) & (depth > reference.level - reference.vacuum_level) & (index > 0)
+    return np.where(hole[parts], np.uint8(VACUUM), labels)
 
 
 def _with_boundaries(labels: np.ndarray, band: float) -> np.ndarray:
