@@ -85,12 +85,14 @@ def test_defects_are_not_masked_away(material, counts):
 
 def test_a_cluster_of_vacancies_is_kept_and_a_hole_is_not():
     image, specimen = make(
-        PatchSettings(radius=1.3 * 16 / 300, centre=(0.3, 0.3)),  # five cells
+        PatchSettings(radius=0.75 * 16 / 300, centre=(0.3, 0.3)),  # two cells
         PatchSettings(radius=5 * 16 / 300, centre=(0.6, 0.65)),
+        PatchSettings(radius=1.3 * 16 / 300, centre=(0.2, 0.75)),  # six cells
     )
     _, area = find_domains(image, MATERIALS["MoTe2"])
     assert area.at(np.array([0.3 * 299, 0.3 * 319])) == 1
     assert area.at(np.array([0.6 * 299, 0.65 * 319])) == VACUUM
+    assert area.at(np.array([0.2 * 299, 0.75 * 319])) >= FIRST_CODE
     assert share(area, specimen.labels, 1) > 0.99
 
 

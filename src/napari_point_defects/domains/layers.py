@@ -8,9 +8,12 @@ import numpy as np
 from scipy import ndimage
 
 from napari_point_defects.domains.local_cells import (
+    FINE_A,
     FINE_SHIFTS,
+    WINDOW_A,
     LocalCells,
     Match,
+    agreement,
     handedness,
     local_cells,
     match,
@@ -49,6 +52,8 @@ class Layer:
         Where it is.
     wide : ndarray of shape (By, Bx)
         Agreement through a wider window: it tells lattices of similar angles apart.
+    fine, fine_level : ndarray of shape (By, Bx)
+        Agreement and level through a narrower one: they show small holes.
     """
 
     lattice: Lattice
@@ -57,6 +62,8 @@ class Layer:
     upright: Match
     mirrored: np.ndarray
     wide: np.ndarray
+    fine: np.ndarray
+    fine_level: np.ndarray
 
     @property
     def score(self) -> np.ndarray:
@@ -64,14 +71,10 @@ class Layer:
         return self.upright.score
 
 
-def measure_layer(
-    data: np.ndarray,
-    lattice: Lattice,
-    limits: tuple[float, float],
-    first: Layer | None = None,
-) -> Layer:
+def measure_layer(data: np.ndarray, lattice: Lattice, limits: tuple[float, float]) -> Layer:
     """Measure how the image agrees with a lattice everywhere."""
-    cells = local_cells(data, lattice, limits)
+    narrow = local_cells(data, lattice, limits, FINE_A)
+    cells = narrow.smoothed(WINDOW_A, lattice.a_px)
     power = (np.abs(cells.values) ** 2 / cells.noise[:, None, None]).sum(0)
     strong = (power > 0.25 * np.percentile(power[cells.seen > 0.3], 95)) & (cells.seen > 0.5)
     hand = handedness(cells.values)
@@ -86,11 +89,25 @@ def measure_layer(
         upright = match(cells.values, template, cells.noise)
         mirror = match(cells.values, template.conj(), cells.noise)
     mirrored = _mirrored(upright, mirror, template, cells, lattice)
+    fine = np.where(
+        mirrored,
+        agreement(narrow, template.conj(), mirror),
+        agreement(narrow, template, upright),
+    )
     score = np.where(mirrored, mirror.score, upright.score)
     shift = np.where(mirrored[..., None], mirror.shift, upright.shift)
     wide = cells.smoothed(_WIDE_A, lattice.a_px)
     both = [match(wide.values, t, wide.noise).score for t in (template, template.conj())]
-    return Layer(lattice, cells, template, Match(score, shift), mirrored, np.maximum(*both))
+    return Layer(
+        lattice,
+        cells,
+        template,
+        Match(score, shift),
+        mirrored,
+        np.maximum(*both),
+        fine,
+        narrow.level,
+    )
 
 
 def _mirrored(
@@ -111,8 +128,8 @@ def _mirrored(
     sigma = np.sqrt(width**2 - cells.sigma_a**2) * lattice.a_px / cells.step_px
     crystal = np.maximum(upright.score, mirror.score) > WEAK_CRYSTAL
     gain = np.where(crystal, upright.score - mirror.score, 0)
-    weight = ndimage.gaussian_filter(crystal.astype(np.float32), sigma)
-    smooth = ndimage.gaussian_filter(gain, sigma) / np.maximum(weight, 1e-3)
+    # nothing is made up beyond the image's edges, where noise would count twice
+    smooth = ndimage.gaussian_filter(gain, sigma, mode="constant")
     least = LEAST_TWIN_CELLS * lattice.cell_area_px / cells.step_px**2
     twin = smooth < 0
     parts, count = ndimage.label(twin & crystal)

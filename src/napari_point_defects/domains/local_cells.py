@@ -22,6 +22,9 @@ WINDOW_A = 1.5
 """Standard deviation of the window, in a: it holds some 30 cells, three missing ones next to
 each other lower its amplitude by less than a fifth."""
 
+FINE_A = 0.5
+"""The same of a window of some four cells: it shows where columns are missing."""
+
 USED = INDICES[SHELL <= 4]
 """Indices (h, k) of the harmonics used: {10}, {11} and {20}."""
 SHELLS = SHELL[SHELL <= 4]
@@ -51,11 +54,11 @@ class LocalCells:
     values : ndarray of shape (K, By, Bx), complex64
         Local harmonics of the indices :data:`USED`; phases are taken at the lattice's origin.
     level : ndarray of shape (By, Bx), float32
-        Local mean of the image about the middle of its range, in units of that range.
+        Local mean of the image about its mean, in units of its range.
     seen : ndarray of shape (By, Bx), float32
         Share of the window on which something was recorded.
     recorded : ndarray of shape (By, Bx), float32
-        Share of the sample's own pixels on which it was.
+        Share of the sample's own pixels in the image on which it was.
     noise : ndarray of shape (K,)
         Expected squared modulus of each harmonic where there is no lattice.
     step_px : int
@@ -75,10 +78,10 @@ class LocalCells:
     def smoothed(self, sigma_a: float, a_px: float) -> LocalCells:
         """Return the same through a wider window."""
         extra = np.sqrt(max(sigma_a**2 - self.sigma_a**2, 0)) * a_px / self.step_px
-        weight = ndimage.gaussian_filter(self.seen, extra)
+        weight = ndimage.gaussian_filter(self.seen, extra, mode="constant")
         scale = 1 / np.maximum(weight, 1e-3)
         values = np.stack([_blur(v * self.seen, extra) * scale for v in self.values])
-        level = ndimage.gaussian_filter(self.level * self.seen, extra) * scale
+        level = ndimage.gaussian_filter(self.level * self.seen, extra, mode="constant") * scale
         noise = self.noise * (self.sigma_a / sigma_a) ** 2
         return replace(self, values=values, level=level, seen=weight, noise=noise, sigma_a=sigma_a)
 
@@ -99,10 +102,15 @@ class Match:
     shift: np.ndarray
 
 
+def _sample(data: np.ndarray) -> np.ndarray:
+    """Return recorded pixels from all over an image, shape (S,)."""
+    sample = np.asarray(data)[:: max(1, data.shape[0] // 512), :: max(1, data.shape[1] // 512)]
+    return sample[np.isfinite(sample)]
+
+
 def image_limits(data: np.ndarray) -> tuple[float, float]:
     """Return the intensities between which all but rare outliers lie."""
-    sample = np.asarray(data)[:: max(1, data.shape[0] // 512), :: max(1, data.shape[1] // 512)]
-    sample = sample[np.isfinite(sample)]
+    sample = _sample(data)
     if not len(sample):
         return 0.0, 1.0
     low, high = np.percentile(sample, [0.02, 99.98])
@@ -132,9 +140,11 @@ def local_cells(
     step = max(2, round(lattice.a_px / 2))
     basis = np.linalg.inv(lattice.matrix_px @ CANONICAL_CELL)
     frequency = np.concatenate([USED, _BETWEEN]) @ basis
-    # in units of the image's own range: products of counts by the billion would overflow
-    middle, spread = (limits[0] + limits[1]) / 2, np.float32(max(limits[1] - limits[0], 1e-30))
-    sums, level, seen = [], [], []
+    # in units of the image's own range: products of counts by the billion would overflow;
+    # about its mean: what is off it looks like a lattice where the image ends
+    middle = _sample(data).clip(*limits).mean(dtype=float)
+    spread = np.float32(max(limits[1] - limits[0], 1e-30))
+    sums, level, seen, whole = [], [], [], []
     for start in range(0, data.shape[0], _STRIP_ROWS * step):
         strip = np.asarray(data[start : start + _STRIP_ROWS * step], np.float32)
         finite = np.isfinite(strip)
@@ -147,21 +157,37 @@ def local_cells(
         shape = (strip.shape[0] // step, step, strip.shape[1] // step, step)
         sums.append(local)
         level.append(strip.reshape(shape).mean((1, 3)))
-        seen.append(np.pad(finite.astype(np.float32), pad).reshape(shape).mean((1, 3)))
-    sigma = sigma_a * lattice.a_px / step
+        for shares, mode in ((seen, "constant"), (whole, "edge")):
+            share = np.pad(finite.astype(np.float32), pad, mode=mode)
+            shares.append(share.reshape(shape).mean((1, 3)))
+    per_sample = lattice.a_px / step
     values, level = np.concatenate(sums, 1), np.concatenate(level)
-    recorded = np.concatenate(seen)
+    weight = np.concatenate(seen)
+    noise = _noise(values[len(USED) :], weight, WINDOW_A * per_sample) * (WINDOW_A / sigma_a) ** 2
+    sigma = sigma_a * per_sample
     # what the window's background makes of its edge goes with the background
-    weight = ndimage.gaussian_filter(recorded, sigma, mode="constant")
+    weight = ndimage.gaussian_filter(weight, sigma, mode="constant")
     scale = 1 / np.maximum(weight, 1e-3)
     level = ndimage.gaussian_filter(level, sigma, mode="constant") * scale
+    values = values[: len(USED)]
     for k in range(len(values)):
         values[k] = _blur(values[k], sigma) * scale
-    power = np.abs(values[len(USED) :, weight > 0.3]) ** 2
+    return LocalCells(values, level, weight, np.concatenate(whole), noise, step, sigma_a)
+
+
+def _noise(between: np.ndarray, weight: np.ndarray, sigma: float) -> np.ndarray:
+    """Return the noise of each harmonic from values off the lattice, (6, By, Bx): shape (K,).
+
+    Seen through a window so wide that the lattice's own spots do not reach there.
+    """
+    weight = ndimage.gaussian_filter(weight, sigma, mode="constant")
+    inside = weight > 0.3
+    power = [np.abs(_blur(value, sigma)[inside] / weight[inside]) ** 2 for value in between]
     # the median of exponential noise is 0.69 of its mean
-    rings = [np.median(part) / np.log(2) if part.size else 0.0 for part in (power[:3], power[3:])]
-    noise = np.where(SHELLS == 1, rings[0], rings[1]) + 1e-30
-    return LocalCells(values[: len(USED)], level, weight, recorded, noise, step, sigma_a)
+    rings = [
+        np.median(part) / np.log(2) if inside.any() else 0.0 for part in (power[:3], power[3:])
+    ]
+    return np.where(SHELLS == 1, rings[0], rings[1]) + 1e-30
 
 
 def _demodulate(
@@ -224,6 +250,17 @@ def match(
         score[part] = np.take_along_axis(scores, best[None, part], 0)[0]
     shape = values.shape[1:]
     return Match(score.reshape(shape), grid[best].reshape(*shape, 2))
+
+
+def agreement(cells: LocalCells, template: np.ndarray, found: Match) -> np.ndarray:
+    """Score of local cells at the shifts that another window found, shape (By, Bx)."""
+    weight = _weights(template, cells.noise)
+    weight = weight / (weight * np.abs(template) ** 2).sum()
+    score = np.zeros(cells.level.shape)
+    for k, index in enumerate(USED):
+        turn = np.exp(2j * np.pi * (found.shift @ index))
+        score += weight[k] * (cells.values[k] * turn * template[k].conj()).real
+    return score
 
 
 def _parts(n: int) -> Iterator[slice]:

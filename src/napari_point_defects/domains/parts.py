@@ -76,6 +76,37 @@ def alike(lattice: Lattice, other: Lattice) -> bool:
     return bool(abs(angle) < _SAME_ANGLE and abs(np.log(size)) < _SAME_SIZE)
 
 
+def grains_in(
+    data: np.ndarray, material: Material, lattice: Lattice, limits: tuple[float, float], rank: int
+) -> list[Lattice]:
+    """Return the straight lattices of two grains across which a bent one was drawn, or that one.
+
+    A surface through the phases of grains of nearly the same angle turns from the one to the
+    other. Where the image is drawn out by drift instead, its parts are bent too, or alike.
+    """
+    if lattice.bending is None:
+        return [lattice]
+    step = max(2, round(lattice.a_px / 2))
+    middles = [(np.arange(-(-n // step)) + 0.5) * step for n in data.shape]
+    gradient = lattice.bending.gradient(np.stack(np.meshgrid(*middles, indexing="ij"), -1))
+    turn = (gradient[..., 0, 1] - gradient[..., 1, 0]) / 2
+    low, high = np.percentile(turn, [10, 90])
+    if high - low < _SAME_ANGLE / 2:
+        return [lattice]
+    # the thirds at either end: the boundary itself belongs to none
+    parts = sorted(
+        (turn < low + (high - low) / 3, turn > high - (high - low) / 3),
+        key=lambda part: -part.sum(),
+    )
+    first, second = (
+        lattice_in(data, material, part, step, limits, r)
+        for part, r in zip(parts, (rank, 0), strict=True)
+    )
+    if first is None or second is None or first.bending or second.bending or alike(first, second):
+        return [lattice]
+    return [first, second]
+
+
 def name_domains(
     data: np.ndarray,
     material: Material,

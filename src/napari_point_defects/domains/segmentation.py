@@ -13,6 +13,7 @@ from napari_point_defects.analysed_area import (
     BOUNDARY,
     FIRST_CODE,
     NO_LATTICE,
+    VACUUM,
     AnalysedArea,
     Domain,
 )
@@ -32,7 +33,7 @@ from napari_point_defects.domains.local_cells import (
     image_limits,
     match,
 )
-from napari_point_defects.domains.parts import alike, cut_out, lattice_in, name_domains
+from napari_point_defects.domains.parts import alike, cut_out, grains_in, lattice_in, name_domains
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.lattice import DoubtfulLattice, find_lattice
 from napari_point_defects.lattice_sites import SITES, expected_brightness_ratio
@@ -43,6 +44,7 @@ MOST_LATTICES = 6
 
 _LEAST_CELLS = 30  # of a grain
 _SPECK_CELLS = 6  # smaller areas are part of what surrounds them
+_HOLE_CELLS = 2.0  # that show no columns: a hole of five; fewer are a cluster of defects
 _BAND_A = 1.0  # on either side of a boundary
 
 _LEAST_ASYMMETRY = 0.1  # of what the material's columns should show
@@ -91,14 +93,20 @@ def find_domains(
         in_doubt = True
         lattice = find_lattice(data, material, rank=rank, doubtful=True)
     limits = image_limits(data)
-    layers = [measure_layer(data, lattice, limits)]
+    layers = [
+        measure_layer(data, each, limits)
+        for each in grains_in(data, material, lattice, limits, rank)
+    ]
     _refuse_symmetric(layers[0], material)
     reference = reference_of(layers[0].cells, layers[0].score, layers[0].template)
     while len(layers) < MOST_LATTICES:
         found = _next_lattice(data, material, layers, reference, limits)
         if found is None:
             break
-        layers.append(measure_layer(data, found, limits, layers[0]))
+        layers.append(measure_layer(data, found, limits))
+    if len(layers) > 1:
+        layers = _settled(data, material, rank, layers, limits)
+        reference = reference_of(layers[0].cells, layers[0].score, layers[0].template)
     _refuse_moire(layers)
     area, states = _label(layers, reference, data.shape)
     if in_doubt:
@@ -147,6 +155,36 @@ def _next_lattice(
     return None
 
 
+def _settled(
+    data: np.ndarray,
+    material: Material,
+    rank: int,
+    layers: list[Layer],
+    limits: tuple[float, float],
+) -> list[Layer]:
+    """Measure each lattice again where it alone is the best: the first was seen in all of it.
+
+    Grains of nearly the same angle look there like one lattice, bent, that is neither's.
+    """
+    shape, step = layers[0].score.shape, layers[0].cells.step_px
+    best = _best_of(layers, shape)
+    settled: list[Layer] = []
+    for index, layer in enumerate(layers):
+        where = (best == index) & (on_grid(layer.score, shape) > CRYSTAL)
+        if where.sum() * step**2 < _LEAST_CELLS * layer.lattice.cell_area_px:
+            continue
+        found = lattice_in(data, material, where, step, limits, 0 if settled else rank)
+        found = found or layer.lattice
+        if not any(alike(found, other.lattice) for other in settled):
+            settled.append(measure_layer(data, found, limits))
+    return settled or layers
+
+
+def _best_of(layers: list[Layer], shape: tuple[int, int]) -> np.ndarray:
+    """Which lattice explains each place best, shape (By, Bx), int."""
+    return np.argmax([on_grid(layer.wide, shape) for layer in layers], axis=0)
+
+
 def _refuse_symmetric(layer: Layer, material: Material) -> None:
     """Refuse a cell that looks the same turned by 180°: that of one 2H layer does not.
 
@@ -187,9 +225,7 @@ def _label(
     first = layers[0]
     grid, step = first.score.shape, first.cells.step_px
     scores = np.array([on_grid(layer.score, grid) for layer in layers])
-    best = np.zeros(grid, int)
-    if len(layers) > 1:
-        best = np.argmax([on_grid(layer.wide, grid) for layer in layers], axis=0)
+    best = _best_of(layers, grid)
     score = np.take_along_axis(scores, best[None], 0)[0]
     mirrored = np.choose(best, [on_grid(layer.mirrored, grid) for layer in layers])
     state = (1 + 2 * best + mirrored).astype(np.uint8)
@@ -201,6 +237,7 @@ def _label(
     labels = np.where(codes > 0, codes, state).astype(np.uint8)
     labels = _without_specks(labels, LEAST_TWIN_CELLS * per_cell)
     labels = _fill_specks(labels, _SPECK_CELLS * per_cell)
+    labels = _with_holes(labels, layers, best, reference, _HOLE_CELLS * per_cell)
     labels = _with_boundaries(labels, _BAND_A * first.lattice.a_px / step)
     found = sorted(
         (int(s) for s in np.unique(labels) if s < FIRST_CODE),
@@ -244,6 +281,21 @@ def _fill_specks(labels: np.ndarray, least: float) -> np.ndarray:
         return labels
     _, (rows, cols) = ndimage.distance_transform_edt(off, return_indices=True)
     return np.where(small, labels[rows, cols], labels)
+
+
+def _with_holes(
+    labels: np.ndarray, layers: list[Layer], best: np.ndarray, reference: Reference, least: float
+) -> np.ndarray:
+    """Leave out holes of a few cells, which the wider window sees through."""
+    shape = labels.shape
+    fine = np.choose(best, [on_grid(layer.fine, shape) for layer in layers])
+    dip = layers[0].cells.level - layers[0].fine_level
+    parts, count = ndimage.label((fine < WEAK_CRYSTAL) & (labels < FIRST_CODE))
+    index = np.arange(count + 1)
+    sizes, depth = ndimage.sum_labels(fine < np.inf, parts, index), ndimage.mean(dip, parts, index)
+    # noise and vacancies weaken a lattice, but hardly where it is dark as well
+    hole = (sizes >= least) & (depth > reference.level - reference.vacuum_level) & (index > 0)
+    return np.where(hole[parts], np.uint8(VACUUM), labels)
 
 
 def _with_boundaries(labels: np.ndarray, band: float) -> np.ndarray:
