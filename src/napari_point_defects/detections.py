@@ -39,6 +39,12 @@ class Detection:
     area: AnalysedArea | None = None
 
     @property
+    def square_pixel_nm(self) -> float:
+        """Side of a square pixel of the same area [nm]."""
+        height, width = self.pixel_size_nm
+        return float(np.sqrt(height * width))
+
+    @property
     def domain_map(self) -> DomainMap:
         """The domains and where they are: one, if nothing else is said."""
         return DomainMap(self.domains or (Domain(1, self.lattice),), self.area)

@@ -102,7 +102,7 @@ def observe(
         lattice=detection.lattice,
         material=get_material(settings.material),
         shape=image.data.shape,
-        pixel_size_nm=_pixel_size(detection),
+        pixel_size_nm=detection.square_pixel_nm,
         bits=_bits(image.data),
         class_counts=None if counts is None else tuple(int(n) for n in counts),
     )
@@ -245,12 +245,6 @@ def write_match(found: ImageMatch, folder: Path, overwrite: bool = False) -> dic
     }
     write_json(record, paths["record"], overwrite)
     return paths
-
-
-def _pixel_size(detection: Detection) -> float:
-    """Return the side of a square pixel of the same area."""
-    height, width = detection.pixel_size_nm
-    return float(np.sqrt(height * width))
 
 
 def _bits(data: np.ndarray) -> int:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
-
 from napari_point_defects.analysis_settings import AnalysisSettings
 from napari_point_defects.detections import Detection
 from napari_point_defects.materials import get_material
@@ -80,6 +78,6 @@ def training_warnings(
         lattice=detection.lattice,
         material=get_material(settings.material),
         shape=shape,
-        pixel_size_nm=float(np.sqrt(np.prod(detection.pixel_size_nm))),
+        pixel_size_nm=detection.square_pixel_nm,
     )
     return outside_training(observed, settings)

@@ -214,8 +214,12 @@ def _blur(field: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def _weights(template: np.ndarray, noise: np.ndarray) -> np.ndarray:
-    """Weight of each harmonic: the brightest ones are bound by defects, not by noise."""
-    return 1 / (noise + 0.02 * np.abs(template).max() ** 2)
+    """Weight of each harmonic, so that the template itself scores 1.
+
+    The brightest ones are bound by defects, not by noise.
+    """
+    weight = 1 / (noise + 0.02 * np.abs(template).max() ** 2)
+    return weight / (weight * np.abs(template) ** 2).sum()
 
 
 def match(
@@ -236,7 +240,6 @@ def match(
     Match
     """
     weight = _weights(template, noise)
-    weight = weight / (weight * np.abs(template) ** 2).sum()
     steps = np.arange(shifts) / shifts
     grid = np.stack(np.meshgrid(steps, steps, indexing="ij"), -1).reshape(-1, 2)
     turn = 2 * np.pi * (grid @ USED.T)
@@ -255,7 +258,6 @@ def match(
 def agreement(cells: LocalCells, template: np.ndarray, found: Match) -> np.ndarray:
     """Score of local cells at the shifts that another window found, shape (By, Bx)."""
     weight = _weights(template, cells.noise)
-    weight = weight / (weight * np.abs(template) ** 2).sum()
     score = np.zeros(cells.level.shape)
     for k, index in enumerate(USED):
         turn = np.exp(2j * np.pi * (found.shift @ index))

@@ -187,10 +187,6 @@ class AdaptWidget(Pane):
         left = TimeLeft()
 
         def work(on_progress: Any, should_stop: Any) -> Adapted:
-            def tell(share: float, text: str) -> None:
-                rest = left.after(share)
-                on_progress(share, f"{text}; {rest}" if rest else text)
-
             return adapting.adapt(
                 matched.match,
                 folder,
@@ -198,7 +194,7 @@ class AdaptWidget(Pane):
                 matched.settings,
                 simulate=make_set_apart,
                 train=retrain_apart,
-                on_progress=tell,
+                on_progress=left.telling(on_progress),
                 should_stop=should_stop,
             )
 

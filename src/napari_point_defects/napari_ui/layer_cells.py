@@ -9,12 +9,14 @@ import numpy as np
 import pandas as pd
 
 from napari_point_defects.materials import get_material
-from napari_point_defects.napari_ui.cell_tables import centres_px, tidy
+from napari_point_defects.napari_ui.cell_tables import cells_of_table, centres_px, tidy
 from napari_point_defects.napari_ui.corrections import Corrections, find_corrections
 from napari_point_defects.napari_ui.links import KEY, CellsLink, link_of
 
 if TYPE_CHECKING:
     from napari.layers import Points
+
+    from napari_point_defects.records import UnitCells
 
 
 def current_table(layer: Points) -> pd.DataFrame:
@@ -25,6 +27,12 @@ def current_table(layer: Points) -> pd.DataFrame:
     for column in ("label", "predicted"):  # napari's own edits lose the type
         table[column] = pd.Categorical(table[column].astype(str), labels)
     return table
+
+
+def current_cells(layer: Points) -> UnitCells:
+    """Return a layer's cells as they stand."""
+    material = get_material(link_of(layer, CellsLink).settings.material)
+    return cells_of_table(current_table(layer), material)
 
 
 def note_cells(layer: Points, table: pd.DataFrame) -> None:

@@ -17,10 +17,9 @@ from napari_point_defects.errors import Stopped
 from napari_point_defects.materials import get_material
 from napari_point_defects.measured import Measurement
 from napari_point_defects.measurement.image import MeasurementDetails, measure_in_detail
-from napari_point_defects.napari_ui.cell_tables import cells_of_table
 from napari_point_defects.napari_ui.hexagon_layers import current_hexagons
 from napari_point_defects.napari_ui.image_layers import pixel_size_nm, stem_image
-from napari_point_defects.napari_ui.layer_cells import current_table
+from napari_point_defects.napari_ui.layer_cells import current_cells
 from napari_point_defects.napari_ui.links import CellsLink, HexagonsLink, link_of, own_layer
 from napari_point_defects.records import Hexagons, StemImage, UnitCells
 from napari_point_defects.region_limits import cells_within
@@ -172,7 +171,7 @@ def measuring(basis: Basis, material: str) -> Callable[..., MeasuredLayer]:
     link = basis.link
     detection, settings = link.detection, link.settings
     if basis.is_classified:
-        cells = cells_of_table(current_table(basis.source), get_material(settings.material))
+        cells = current_cells(basis.source)
     else:
         scores = basis.source.features["score"].to_numpy()
         hexagons = current_hexagons(basis.source.data, scores, link)

@@ -8,14 +8,13 @@ import napari
 from napari.layers import Layer
 
 from napari_point_defects.appraisal import quality_of
+from napari_point_defects.napari_ui.docks import CLASSIFY, DETECT, open_dock
 from napari_point_defects.napari_ui.image_layers import image_layer_data
 from napari_point_defects.napari_ui.links import CellsLink
 
 if TYPE_CHECKING:
     from napari_point_defects.analysis_settings import AnalysisSettings
     from napari_point_defects.detections import Analysis
-
-_PLUGIN = "napari-point-defects"
 
 
 def show_analysis(analysis: Analysis, settings: AnalysisSettings, *, block: bool = True):
@@ -35,10 +34,7 @@ def show_analysis(analysis: Analysis, settings: AnalysisSettings, *, block: bool
     """
     viewer = napari.Viewer(title=f"{analysis.image.name} – point defects")
     image = viewer.add_layer(Layer.create(*image_layer_data(analysis.image)))
-    _, detect = viewer.window.add_plugin_dock_widget(_PLUGIN, "Detect unit cells", tabify=True)
-    _, classify = viewer.window.add_plugin_dock_widget(
-        _PLUGIN, "Classify point defects", tabify=True
-    )
+    detect, classify = open_dock(viewer, DETECT), open_dock(viewer, CLASSIFY)
     detect.draw(image.unique_id, analysis.detection, settings)
     quality = quality_of(analysis.image, analysis.detection, analysis.cells, settings)
     link = CellsLink(image.unique_id, analysis.detection, settings, quality=quality)

@@ -13,10 +13,8 @@ from napari_point_defects.image_matching import (
     match_image,
     observe,
 )
-from napari_point_defects.materials import get_material
-from napari_point_defects.napari_ui.cell_tables import cells_of_table
 from napari_point_defects.napari_ui.image_layers import stem_image
-from napari_point_defects.napari_ui.layer_cells import current_table
+from napari_point_defects.napari_ui.layer_cells import current_cells
 from napari_point_defects.napari_ui.links import CellsLink, HexagonsLink, link_of, own_layer
 from napari_point_defects.training_check import outside_training
 
@@ -68,7 +66,7 @@ def match_work(viewer: Viewer, layer: Layer, base: TrainingSetSettings) -> Calla
     if cells_layer is not None:
         link = link_of(cells_layer, CellsLink)
         settings, detection = link.settings, link.detection
-        cells = cells_of_table(current_table(cells_layer), get_material(settings.material))
+        cells = current_cells(cells_layer)
 
         def work(on_progress: Any, should_stop: Any) -> Matched:
             on_progress(0.0, "measuring")

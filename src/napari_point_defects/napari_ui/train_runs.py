@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from qtpy.QtCore import QStandardPaths
@@ -54,6 +55,15 @@ class TimeLeft:
 
     def __init__(self) -> None:
         self._start: tuple[float, float] | None = None
+
+    def telling(self, on_progress: Callable[[float, str], None]) -> Callable[[float, str], None]:
+        """Return the same callable, which is told the time left as well."""
+
+        def tell(share: float, text: str) -> None:
+            rest = self.after(share)
+            on_progress(share, f"{text}; {rest}" if rest else text)
+
+        return tell
 
     def after(self, share: float) -> str:
         """Return the time left in words; empty while nobody can know."""

@@ -172,15 +172,11 @@ class TrainWidget(Pane):
         live.epochs += read_history(folder) if resume else []
 
         def work(on_progress: Any, should_stop: Any) -> Retrained:
-            def tell(share: float, text: str) -> None:
-                rest = left.after(share)
-                on_progress(share, f"{text}; {rest}" if rest else text)
-
             return apart.retrain_apart(
                 settings,
                 folder,
                 resume=resume,
-                on_progress=tell,
+                on_progress=left.telling(on_progress),
                 should_stop=should_stop,
                 on_step=live.on_step,
                 on_epoch=live.on_epoch,

@@ -9,10 +9,8 @@ from qtpy.QtCore import QObject, Signal
 
 from napari_point_defects import appraisal
 from napari_point_defects.errors import PointDefectsError
-from napari_point_defects.materials import get_material
-from napari_point_defects.napari_ui.cell_tables import cells_of_table
 from napari_point_defects.napari_ui.image_layers import stem_image
-from napari_point_defects.napari_ui.layer_cells import current_table
+from napari_point_defects.napari_ui.layer_cells import current_cells
 from napari_point_defects.napari_ui.lifetime import when_destroyed
 from napari_point_defects.napari_ui.links import KEY, CellsLink, image_layer, link_of
 from napari_point_defects.napari_ui.run_panel import report_error
@@ -61,7 +59,7 @@ class TrainingChecks(QObject):
         except PointDefectsError:
             return  # it is closed
         settings, detection = link.settings, link.detection
-        cells = cells_of_table(current_table(layer), get_material(settings.material))
+        cells = current_cells(layer)
 
         def work(on_progress: Any, should_stop: Any) -> tuple[str, ...]:
             measured = appraisal.measure(image, detection, cells, settings)
