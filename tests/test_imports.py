@@ -29,6 +29,7 @@ ROWS = [
         "lattice",
         "lattice_bending",
         "lattice_harmonics",
+        "lattice_nodes",
         "lattice_search",
         "lattice_sites",
         "lattice_surface",
@@ -50,7 +51,7 @@ ROWS = [
         "weights",
     },
     {"simulation", "measurement", "detection", "classification", "baselines", "labels"},
-    {"census", "networks", "quality"},
+    {"census", "networks", "quality", "spatial_statistics"},
     {
         "appraisal",
         "detections",
