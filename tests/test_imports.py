@@ -51,7 +51,7 @@ ROWS = [
         "weights",
     },
     {"simulation", "measurement", "detection", "classification", "baselines", "labels"},
-    {"census", "networks", "quality", "spatial_statistics", "strain"},
+    {"census", "networks", "quality", "spatial_statistics", "strain", "structures"},
     {
         "appraisal",
         "detections",
