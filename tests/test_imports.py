@@ -57,6 +57,7 @@ ROWS = [
         "detections",
         "evaluation",
         "image_matching",
+        "image_twin",
         "pipeline",
         "results",
         "retraining",
