@@ -51,7 +51,15 @@ ROWS = [
         "weights",
     },
     {"simulation", "measurement", "detection", "classification", "baselines", "labels"},
-    {"census", "networks", "quality", "spatial_statistics", "strain", "structures"},
+    {
+        "census",
+        "concentrations",
+        "networks",
+        "quality",
+        "spatial_statistics",
+        "strain",
+        "structures",
+    },
     {
         "appraisal",
         "detections",
