@@ -69,6 +69,8 @@ ROWS = [
         "pipeline",
         "results",
         "retraining",
+        "study",
+        "study_figure",
         "training_check",
     },
     {"cli", "napari_ui"},

@@ -1,4 +1,4 @@
-"""The command line: analyze, measure, demo, simulate, adapt, train, evaluate, labels, materials."""
+"""The command line: analyze, study, measure, demo, simulate, train, evaluate, labels and more."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from napari_point_defects.cli.matching import adapt
 from napari_point_defects.cli.materials import materials_app
 from napari_point_defects.cli.measurement import measure
 from napari_point_defects.cli.simulation import simulate, simulate_image
+from napari_point_defects.cli.study import study
 from napari_point_defects.cli.training import train_app
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.material_files import use_materials_file
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 app.command()(analyze)
 app.command()(measure)
+app.command()(study)
 app.command()(demo)
 app.command()(simulate)
 app.command("simulate-image")(simulate_image)

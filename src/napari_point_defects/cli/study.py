@@ -1,0 +1,62 @@
+"""The command that looks beyond the census: study."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from napari_point_defects.cli.analysis import _analysis_settings
+from napari_point_defects.cli.common import OutOption, OverwriteOption, progress_bar
+
+
+def study(
+    image: Annotated[Path, typer.Argument(help="Image file")],
+    out: OutOption,
+    material: Annotated[str, typer.Option(help="Formula of the 2H monolayer")] = "MoTe2",
+    pixel_size_nm: Annotated[
+        float | None, typer.Option(help="Pixel size [nm] in place of the file's")
+    ] = None,
+    signal: Annotated[
+        str | None, typer.Option(help="Name or index of the signal, where a file has several")
+    ] = None,
+    sublattice_rank: Annotated[
+        int, typer.Option(help="0: likeliest choice of X, M and hollow; 1: the next; up to 5")
+    ] = 0,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Pair correlations, clusters and strain of an image; its atoms, and its simulated twin."""
+    from napari_point_defects.io import read_image
+    from napari_point_defects.outputs import check_outputs
+    from napari_point_defects.pipeline import analyze
+    from napari_point_defects.study import study as run
+    from napari_point_defects.study import study_paths, write_study
+
+    settings = _analysis_settings(
+        material=material, pixel_size_nm=pixel_size_nm, sublattice_rank=sublattice_rank
+    )
+    check_outputs(study_paths(image.stem, out).values(), overwrite)
+    loaded = read_image(image, signal=signal, pixel_size_nm=settings.pixel_size_nm)
+    with progress_bar(image.name) as on_progress:
+        analysis = analyze(
+            loaded, settings, on_progress=lambda share, text: on_progress(0.7 * share, text)
+        )
+        found = run(
+            analysis, settings, on_progress=lambda share, text: on_progress(0.7 + 0.3 * share, text)
+        )
+    for line in (*analysis.detection.warnings, *found.remarks):
+        print(f"point-defects: {image.name}: warning: {line}", file=sys.stderr)
+    paths = write_study(found, out, overwrite)
+    for name, each in found.correlations().items():
+        judged = "no pairs to judge"
+        if each.expected.any() and each.p_value == each.p_value:
+            judged = (
+                f"{each.pairs[0]} nearest pairs, {each.expected[0]:.1f} if random; "
+                f"p = {each.p_value:.3g} over all distances"
+            )
+        typer.echo(f"{name}: {judged}")
+    if found.twin is not None:
+        typer.echo(f"twin: misfit {found.twin.misfit:.2f} (1: nothing but the measured noise)")
+    typer.echo("  " + ", ".join(str(path) for path in paths.values()))

@@ -1,0 +1,211 @@
+"""Beyond counting: how defects lie to each other, the strain about them, the sheet's atoms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import tifffile
+
+from napari_point_defects.analysis_settings import AnalysisSettings
+from napari_point_defects.detections import Analysis
+from napari_point_defects.errors import PointDefectsError, Stopped
+from napari_point_defects.image_twin import twin_of_image
+from napari_point_defects.materials import Material, get_material
+from napari_point_defects.outputs import atomic_write, check_outputs, write_json, write_table
+from napari_point_defects.simulation.twin import Twin
+from napari_point_defects.spatial_statistics import SpatialStatistics, spatial_statistics
+from napari_point_defects.strain import COMPONENTS, StrainMap, strain_map
+from napari_point_defects.structures import supercell, whole_sheet, write_structure
+
+Progress = Callable[[float, str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """What an analysed image tells beyond its census.
+
+    Attributes
+    ----------
+    analysis : Analysis
+    statistics : SpatialStatistics
+    strain : StrainMap
+    twin : Twin or None
+        None where the image could not be measured.
+    remarks : tuple of str
+        What could not be done, and why.
+    """
+
+    analysis: Analysis
+    statistics: SpatialStatistics
+    strain: StrainMap
+    twin: Twin | None
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def material(self) -> Material:
+        """The image's material."""
+        return get_material(self.analysis.census["material"])
+
+    def pairs_table(self) -> pd.DataFrame:
+        """Return the three pair correlations, one row per kind and distance."""
+        a_nm = self.material.lattice_constant_nm
+        parts = [each.table(a_nm).assign(pair=name) for name, each in self.correlations().items()]
+        table = pd.concat(parts, ignore_index=True)
+        return table[["pair", *table.columns.drop("pair")]]
+
+    def correlations(self) -> dict[str, Any]:
+        """Return the pair correlations by what they are between, e.g. ``V_Te–V_Te``."""
+        x, m = f"V_{self.material.chalcogen}", f"V_{self.material.metal}"
+        found = self.statistics
+        return {f"{x}–{x}": found.chalcogen, f"{m}–{m}": found.metal, f"{x}–{m}": found.association}
+
+    def summary(self) -> dict[str, Any]:
+        """Return what matters in few numbers, ready for JSON."""
+        pairs = {
+            name: {
+                "pairs": int(each.pairs.sum()),
+                "nearest_distance_a": float(each.distance_a[0]),
+                "nearest_pairs": int(each.pairs[0]),
+                "nearest_expected": float(each.expected[0]),
+                "p_value": each.p_value,
+            }
+            for name, each in self.correlations().items()
+        }
+        values = self.strain.values
+        strain = {
+            name: {
+                "mean": float(np.nanmean(column)) if np.isfinite(column).any() else np.nan,
+                "standard_deviation": float(np.nanstd(column))
+                if np.isfinite(column).any()
+                else np.nan,
+            }
+            for name, column in zip(COMPONENTS, values.T, strict=True)
+        }
+        return {
+            "image": self.analysis.image.name,
+            "material": self.material.formula,
+            "n_cells": len(self.analysis.cells),
+            "pair_correlation": pairs,
+            "clusters": self.statistics.clusters.table().to_dict("records"),
+            "strain": strain | {"window_a": self.strain.window_a},
+            "twin": None if self.twin is None else {"misfit": self.twin.misfit},
+            "remarks": list(self.remarks),
+        }
+
+
+def study(
+    analysis: Analysis,
+    settings: AnalysisSettings,
+    *,
+    on_progress: Progress = lambda share, text: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Study:
+    """Study an analysed image.
+
+    Parameters
+    ----------
+    analysis : Analysis
+    settings : AnalysisSettings
+        Of the analysis.
+    on_progress, should_stop : callable
+
+    Raises
+    ------
+    PointDefectsError
+        If there are no classified cells.
+    Stopped
+        If ``should_stop`` said yes.
+    """
+    cells, detection = analysis.cells, analysis.detection
+    where = detection.domain_map
+
+    def step(share: float, text: str) -> None:
+        if should_stop():
+            raise Stopped
+        on_progress(share, text)
+
+    step(0.0, "pairs and clusters")
+    statistics = spatial_statistics(cells, where)
+    step(0.4, "strain")
+    strain = strain_map(cells, where, detection.pixel_size_nm)
+    step(0.6, "simulating the twin")
+    remarks, twin = [], None
+    try:
+        twin = twin_of_image(analysis.image, detection, cells, settings)
+    except PointDefectsError as error:
+        remarks.append(str(error))
+    step(1.0, "done")
+    return Study(analysis, statistics, strain, twin, tuple(remarks))
+
+
+def study_paths(name: str, folder: Path) -> dict[str, Path]:
+    """Where the files of a study of an image of that name go."""
+    endings = {
+        "summary": "study.json",
+        "figure": "study.png",
+        "pairs": "pairs.csv",
+        "clusters": "clusters.csv",
+        "strain": "strain.csv",
+        "residual": "residual.tif",
+        "supercell": "supercell.cif",
+        "supercell_xyz": "supercell.xyz",
+        "sheet": "sheet.xyz",
+    }
+    return {kind: folder / f"{name}_{ending}" for kind, ending in endings.items()}
+
+
+def write_study(found: Study, folder: Path, overwrite: bool = False) -> dict[str, Path]:
+    """Write tables, figure, residual and atoms of a study.
+
+    Parameters
+    ----------
+    found : Study
+    folder : Path
+        Made if absent.
+    overwrite : bool
+
+    Returns
+    -------
+    dict of Path
+        What was written: without ``residual`` where there is no twin.
+
+    Raises
+    ------
+    PointDefectsError
+        If a file exists and may not be overwritten, or the folder cannot be written.
+    """
+    from napari_point_defects.study_figure import study_figure
+
+    paths = study_paths(found.analysis.image.name, folder)
+    if found.twin is None:
+        del paths["residual"]
+    check_outputs(paths.values(), overwrite)
+    cells, detection = found.analysis.cells, found.analysis.detection
+    where, material = detection.domain_map, found.material
+    block = supercell(cells, where, material)
+    atoms = {
+        "supercell": block,
+        "supercell_xyz": block,
+        "sheet": whole_sheet(cells, where, material, detection.pixel_size_nm),
+    }
+    # all are written before any takes its name: there are no half results
+    with ExitStack() as stack:
+        temporary = {
+            kind: stack.enter_context(atomic_write(path, overwrite)) for kind, path in paths.items()
+        }
+        write_json(found.summary(), temporary["summary"], True)
+        study_figure(found).savefig(temporary["figure"], format="png", dpi=150)
+        write_table(found.pairs_table(), temporary["pairs"], True)
+        write_table(found.statistics.clusters.table(), temporary["clusters"], True)
+        write_table(found.strain.table(), temporary["strain"], True)
+        if found.twin is not None:
+            tifffile.imwrite(temporary["residual"], found.twin.residual, compression="zlib")
+        for kind, each in atoms.items():
+            write_structure(each, temporary[kind], True)
+    return paths
