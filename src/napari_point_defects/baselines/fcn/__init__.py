@@ -1,0 +1,1 @@
+"""The paper's comparison: a fully convolutional network that names defects pixel by pixel."""
