@@ -35,11 +35,12 @@ def pixels():
 
 @pytest.fixture(scope="module")
 def found(pixels):
-    return study(analyze(StemImage(pixels, "sheet"), SETTINGS), SETTINGS)
+    analysis = analyze(StemImage(pixels, "sheet"), SETTINGS)
+    return study(analysis.image, analysis.detection, analysis.cells, SETTINGS)
 
 
 def test_a_study_holds_what_its_parts_find(found):
-    n = len(found.analysis.cells)
+    n = len(found.cells)
     assert len(found.strain.values) == len(found.twin.metal_residual) == n
     assert set(found.correlations()) == {"V_Te–V_Te", "V_Mo–V_Mo", "V_Te–V_Mo"}
     assert 0.7 < found.twin.misfit < 1.5
@@ -55,7 +56,7 @@ def test_files_of_a_study(found, tmp_path):
     assert tifffile.imread(paths["residual"]).shape == (320, 320)
     pairs = pd.read_csv(paths["pairs"])
     assert set(pairs["pair"]) == set(found.correlations())
-    assert len(pd.read_csv(paths["strain"])) == len(found.analysis.cells)
+    assert len(pd.read_csv(paths["strain"])) == len(found.cells)
     sheet, block = ase.io.read(paths["sheet"]), ase.io.read(paths["supercell"])
     assert 100 < len(block) < len(sheet)
     with pytest.raises(PointDefectsError, match="exists"):
@@ -73,7 +74,7 @@ def test_without_a_twin_the_rest_is_there_and_says_why(found, tmp_path):
 
 def test_a_study_can_be_stopped(found):
     with pytest.raises(Stopped):
-        study(found.analysis, SETTINGS, should_stop=lambda: True)
+        study(found.image, found.detection, found.cells, SETTINGS, should_stop=lambda: True)
 
 
 def test_the_command_writes_and_tells(pixels, tmp_path):
@@ -82,5 +83,5 @@ def test_the_command_writes_and_tells(pixels, tmp_path):
     done = CliRunner().invoke(app, ["study", str(path), "-o", str(tmp_path / "out")])
     assert done.exit_code == 0, done.output
     assert "V_Te–V_Te" in done.output
-    assert "misfit" in done.output
+    assert "times the measured noise" in done.output
     assert (tmp_path / "out" / "sheet_study.png").stat().st_size > 20_000

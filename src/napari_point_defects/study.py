@@ -13,17 +13,27 @@ import pandas as pd
 import tifffile
 
 from napari_point_defects.analysis_settings import AnalysisSettings
-from napari_point_defects.detections import Analysis
+from napari_point_defects.detections import Detection
 from napari_point_defects.errors import PointDefectsError, Stopped
 from napari_point_defects.image_twin import twin_of_image
 from napari_point_defects.materials import Material, get_material
 from napari_point_defects.outputs import atomic_write, check_outputs, write_json, write_table
+from napari_point_defects.records import StemImage, UnitCells
 from napari_point_defects.simulation.twin import Twin
-from napari_point_defects.spatial_statistics import SpatialStatistics, spatial_statistics
+from napari_point_defects.spatial_statistics import (
+    PairCorrelation,
+    SpatialStatistics,
+    spatial_statistics,
+)
 from napari_point_defects.strain import COMPONENTS, StrainMap, strain_map
 from napari_point_defects.structures import supercell, whole_sheet, write_structure
 
 Progress = Callable[[float, str], None]
+
+DOUBTFUL_SIGMAS = 5.0
+"""A column that its twin misses by more deserves a look."""
+
+_DOUBTED = 0.05  # p value below which placement is not called random
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +42,11 @@ class Study:
 
     Attributes
     ----------
-    analysis : Analysis
+    image : StemImage
+    detection : Detection
+    cells : UnitCells
+        Classified.
+    material : Material
     statistics : SpatialStatistics
     strain : StrainMap
     twin : Twin or None
@@ -41,16 +55,14 @@ class Study:
         What could not be done, and why.
     """
 
-    analysis: Analysis
+    image: StemImage
+    detection: Detection
+    cells: UnitCells
+    material: Material
     statistics: SpatialStatistics
     strain: StrainMap
     twin: Twin | None
     remarks: tuple[str, ...] = ()
-
-    @property
-    def material(self) -> Material:
-        """The image's material."""
-        return get_material(self.analysis.census["material"])
 
     def pairs_table(self) -> pd.DataFrame:
         """Return the three pair correlations, one row per kind and distance."""
@@ -64,6 +76,29 @@ class Study:
         x, m = f"V_{self.material.chalcogen}", f"V_{self.material.metal}"
         found = self.statistics
         return {f"{x}–{x}": found.chalcogen, f"{m}–{m}": found.metal, f"{x}–{m}": found.association}
+
+    def findings(self) -> list[str]:
+        """Say in a line each what was found."""
+        a_nm = self.material.lattice_constant_nm
+        lines = [f"{name}: {_verdict(each, a_nm)}" for name, each in self.correlations().items()]
+        clusters = self.statistics.clusters
+        several, usual = clusters.count[1:].sum(), clusters.expected[1:].sum()
+        lines.append(f"clusters of two and more defective cells: {several}, {usual:.1f} if random")
+        spread = np.nanstd(self.strain.values, axis=0) * [100, 100, 100, 1]
+        if np.isfinite(spread).all():
+            along_x, along_y, shear, turn = spread
+            lines.append(
+                f"strain ±{along_x:.2f} % along x, ±{along_y:.2f} % along y, ±{shear:.2f} % shear, "
+                f"rotation ±{turn:.2f}° (standard deviations; scan drift included)"
+            )
+        if self.twin is not None:
+            sites = np.concatenate([self.twin.chalcogen_residual, self.twin.metal_residual])
+            off = int((np.abs(sites) > DOUBTFUL_SIGMAS).sum())
+            lines.append(
+                f"twin: differs from the image by {self.twin.misfit:.2f} times the measured noise; "
+                f"{off} of {len(sites)} columns are off by more than {DOUBTFUL_SIGMAS:g} σ"
+            )
+        return lines
 
     def summary(self) -> dict[str, Any]:
         """Return what matters in few numbers, ready for JSON."""
@@ -88,9 +123,9 @@ class Study:
             for name, column in zip(COMPONENTS, values.T, strict=True)
         }
         return {
-            "image": self.analysis.image.name,
+            "image": self.image.name,
             "material": self.material.formula,
-            "n_cells": len(self.analysis.cells),
+            "n_cells": len(self.cells),
             "pair_correlation": pairs,
             "clusters": self.statistics.clusters.table().to_dict("records"),
             "strain": strain | {"window_a": self.strain.window_a},
@@ -100,7 +135,9 @@ class Study:
 
 
 def study(
-    analysis: Analysis,
+    image: StemImage,
+    detection: Detection,
+    cells: UnitCells,
     settings: AnalysisSettings,
     *,
     on_progress: Progress = lambda share, text: None,
@@ -110,7 +147,10 @@ def study(
 
     Parameters
     ----------
-    analysis : Analysis
+    image : StemImage
+    detection : Detection
+    cells : UnitCells
+        Classified.
     settings : AnalysisSettings
         Of the analysis.
     on_progress, should_stop : callable
@@ -122,7 +162,6 @@ def study(
     Stopped
         If ``should_stop`` said yes.
     """
-    cells, detection = analysis.cells, analysis.detection
     where = detection.domain_map
 
     def step(share: float, text: str) -> None:
@@ -137,11 +176,29 @@ def study(
     step(0.6, "simulating the twin")
     remarks, twin = [], None
     try:
-        twin = twin_of_image(analysis.image, detection, cells, settings)
+        twin = twin_of_image(image, detection, cells, settings)
     except PointDefectsError as error:
         remarks.append(str(error))
     step(1.0, "done")
-    return Study(analysis, statistics, strain, twin, tuple(remarks))
+    material = get_material(settings.material)
+    return Study(image, detection, cells, material, statistics, strain, twin, tuple(remarks))
+
+
+def _verdict(found: PairCorrelation, a_nm: float) -> str:
+    """Say whether pairs are as random placement has them, and where not."""
+    if np.isnan(found.p_value):
+        return "too few to judge"
+    if found.p_value >= _DOUBTED:
+        return f"as if placed at random (p = {found.p_value:.2g})"
+    outside = np.flatnonzero((found.pairs < found.low) | (found.pairs > found.high))
+    text = f"not placed at random (p = {found.p_value:.2g})"
+    if not len(outside):
+        return text
+    nearest = outside[0]
+    return (
+        f"{text}: {found.pairs[nearest]} pairs at {found.distance_a[nearest] * a_nm:.3f} nm, "
+        f"{found.expected[nearest]:.1f} if random"
+    )
 
 
 def study_paths(name: str, folder: Path) -> dict[str, Path]:
@@ -182,17 +239,16 @@ def write_study(found: Study, folder: Path, overwrite: bool = False) -> dict[str
     """
     from napari_point_defects.study_figure import study_figure
 
-    paths = study_paths(found.analysis.image.name, folder)
+    paths = study_paths(found.image.name, folder)
     if found.twin is None:
         del paths["residual"]
     check_outputs(paths.values(), overwrite)
-    cells, detection = found.analysis.cells, found.analysis.detection
-    where, material = detection.domain_map, found.material
+    cells, where, material = found.cells, found.detection.domain_map, found.material
     block = supercell(cells, where, material)
     atoms = {
         "supercell": block,
         "supercell_xyz": block,
-        "sheet": whole_sheet(cells, where, material, detection.pixel_size_nm),
+        "sheet": whole_sheet(cells, where, material, found.detection.pixel_size_nm),
     }
     # all are written before any takes its name: there are no half results
     with ExitStack() as stack:

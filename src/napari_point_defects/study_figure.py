@@ -30,9 +30,9 @@ def study_figure(found: Study) -> Figure:
     for ax, (name, each) in zip(axes[0], found.correlations().items(), strict=False):
         draw_pair_correlation(ax, each, name, found.material.lattice_constant_nm)
     draw_clusters(axes[0, 3], found.statistics.clusters)
-    image = found.analysis.image.data
+    image = found.image.data
     step = max(1, -(-max(image.shape) // _MOST_SAMPLES))
-    reach = found.analysis.detection.lattice.a_px
+    reach = found.detection.lattice.a_px
     pictures = found.strain.picture(image.shape, step, reach)
     for ax, picture, name, label in zip(axes[1], pictures, COMPONENTS, _STRAIN_LABELS, strict=True):
         factor = 1.0 if name.endswith("deg") else 100.0
@@ -42,7 +42,7 @@ def study_figure(found: Study) -> Figure:
     low, high = np.nanpercentile(image[::step, ::step], (0.5, 99.5))
     extent = (-0.5, image.shape[1] - 0.5, image.shape[0] - 0.5, -0.5)
     axes[2, 0].imshow(image[::step, ::step], cmap="gray", vmin=low, vmax=high, extent=extent)
-    axes[2, 0].set_title(found.analysis.image.name, fontsize=9)
+    axes[2, 0].set_title(found.image.name, fontsize=9)
     if found.twin is not None:
         axes[2, 1].imshow(
             found.twin.model[::step, ::step], cmap="gray", vmin=low, vmax=high, extent=extent

@@ -44,19 +44,15 @@ def study(
             loaded, settings, on_progress=lambda share, text: on_progress(0.7 * share, text)
         )
         found = run(
-            analysis, settings, on_progress=lambda share, text: on_progress(0.7 + 0.3 * share, text)
+            loaded,
+            analysis.detection,
+            analysis.cells,
+            settings,
+            on_progress=lambda share, text: on_progress(0.7 + 0.3 * share, text),
         )
     for line in (*analysis.detection.warnings, *found.remarks):
         print(f"point-defects: {image.name}: warning: {line}", file=sys.stderr)
     paths = write_study(found, out, overwrite)
-    for name, each in found.correlations().items():
-        judged = "no pairs to judge"
-        if each.expected.any() and each.p_value == each.p_value:
-            judged = (
-                f"{each.pairs[0]} nearest pairs, {each.expected[0]:.1f} if random; "
-                f"p = {each.p_value:.3g} over all distances"
-            )
-        typer.echo(f"{name}: {judged}")
-    if found.twin is not None:
-        typer.echo(f"twin: misfit {found.twin.misfit:.2f} (1: nothing but the measured noise)")
+    for line in found.findings():
+        typer.echo(line)
     typer.echo("  " + ", ".join(str(path) for path in paths.values()))

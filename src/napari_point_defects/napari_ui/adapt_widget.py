@@ -14,7 +14,7 @@ from qtpy.QtWidgets import QFormLayout, QLabel, QPushButton, QWidget
 
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.napari_ui.adapt_texts import verdict, worth_using
-from napari_point_defects.napari_ui.image_layers import check_image
+from napari_point_defects.napari_ui.image_layers import check_image, is_micrograph
 from napari_point_defects.napari_ui.layer_chooser import LayerChooser
 from napari_point_defects.napari_ui.lifetime import listen
 from napari_point_defects.napari_ui.links import (
@@ -73,7 +73,7 @@ class AdaptWidget(Pane):
         self.adapted: Adapted | None = None
         self._given: tuple[Hashable, Matched] | None = None
         self._adapted_to: Hashable | None = None
-        self.images = LayerChooser(viewer, lambda layer: isinstance(layer, Image), "open an image")
+        self.images = LayerChooser(viewer, is_micrograph, "open an image")
         self.material = MaterialEditor()
         self.material.setToolTip(
             "<p>What the image shows. A detection brings its own; without one, choose it here.</p>"

@@ -7,7 +7,6 @@ from typing import Any
 
 import napari
 import numpy as np
-from napari.layers import Image
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
     QComboBox,
@@ -33,6 +32,7 @@ from napari_point_defects.napari_ui.calibration_steps import calibrate_in
 from napari_point_defects.napari_ui.image_layers import (
     calibration_of,
     check_image,
+    is_micrograph,
     pixel_size_nm,
     stem_image,
 )
@@ -78,7 +78,7 @@ class CalibrateWidget(Pane):
         super().__init__()
         self._viewer = viewer = own_viewer(napari_viewer)
         self._lattices: dict[tuple[Hashable, str], Lattice] = {}
-        self.images = LayerChooser(viewer, lambda layer: isinstance(layer, Image), "open an image")
+        self.images = LayerChooser(viewer, is_micrograph, "open an image")
         self.material = MaterialEditor()
         self.material.setToolTip("<p>Its lattice constant is the ruler.</p>")
         self.size, self.lattice_line, self.warning = QLabel(), QLabel(), QLabel()

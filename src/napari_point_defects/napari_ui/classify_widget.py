@@ -56,6 +56,7 @@ from napari_point_defects.napari_ui.settings_form import (
 )
 from napari_point_defects.napari_ui.training_checks import TrainingChecks
 from napari_point_defects.napari_ui.viewers import own_viewer
+from napari_point_defects.results import output_paths
 
 if TYPE_CHECKING:
     from napari_point_defects.quality import Quality
@@ -291,10 +292,15 @@ class ClassifyWidget(Pane):
     def _ask_export(self) -> None:
         try:
             source = image_layer(self._viewer.layers, self.census.editor.link.image_id)
-            answer = ask_folder(self, stem_image(source).name)
+            name = stem_image(source).name
         except PointDefectsError as error:
             self.run.fail(error)
             return
+        answer = ask_folder(
+            self,
+            "Export table, census and overlay to",
+            lambda folder: output_paths(name, folder).values(),
+        )
         if answer is not None:
             folder, overwrite = answer
             self.export(folder, overwrite=overwrite)

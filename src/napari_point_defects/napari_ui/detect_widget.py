@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import napari
-from napari.layers import Image, Layer
+from napari.layers import Layer
 from napari.utils.notifications import show_warning
 from qtpy.QtWidgets import QLabel
 
@@ -19,6 +19,7 @@ from napari_point_defects.napari_ui.hexagon_layers import hexagons_layer_data
 from napari_point_defects.napari_ui.history import history_of
 from napari_point_defects.napari_ui.image_layers import (
     check_image,
+    is_micrograph,
     pixel_size_nm,
     placement,
     stem_image,
@@ -72,7 +73,7 @@ class DetectWidget(Pane):
     def __init__(self, napari_viewer: napari.Viewer) -> None:
         super().__init__()
         self._viewer = viewer = own_viewer(napari_viewer)
-        self.images = LayerChooser(viewer, lambda layer: isinstance(layer, Image), "open an image")
+        self.images = LayerChooser(viewer, is_micrograph, "open an image")
         self.regions = RegionChooser(viewer)
         self.form = SettingsForm(
             pipeline.AnalysisSettings, MAIN_FIELDS, editors={"material": MaterialEditor}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +12,29 @@ from napari_point_defects import appraisal, results
 from napari_point_defects.napari_ui.links import CellsLink
 from napari_point_defects.records import StemImage, UnitCells
 
-_ENDINGS = ("cells.csv", "census.json", "overlay.png")
 
-
-def ask_folder(parent: QWidget, image_name: str) -> tuple[Path, bool] | None:
+def ask_folder(
+    parent: QWidget, title: str, paths_in: Callable[[Path], Iterable[Path]]
+) -> tuple[Path, bool] | None:
     """Ask where to write, and whether to replace what is there.
+
+    Parameters
+    ----------
+    parent : QWidget
+    title : str
+        Of the dialog.
+    paths_in : callable
+        Takes a folder and returns what would be written there.
 
     Returns
     -------
     (Path, bool) or None
         The folder and whether to overwrite; None if the user thought better of it.
     """
-    name = QFileDialog.getExistingDirectory(parent, "Export table, census and overlay to")
+    name = QFileDialog.getExistingDirectory(parent, title)
     if not name:
         return None
-    outputs = [Path(name) / f"{image_name}_{ending}" for ending in _ENDINGS]
-    there = [path.name for path in outputs if path.exists()]
+    there = [path.name for path in paths_in(Path(name)) if path.exists()]
     if there:
         question = f"The folder already holds {', '.join(there)}. Replace?"
         answer = QMessageBox.question(parent, "Replace results?", question)

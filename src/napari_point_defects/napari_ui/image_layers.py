@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_point_defects.errors import PointDefectsError
+from napari_point_defects.napari_ui.links import MapLink, link_of
 from napari_point_defects.records import Calibration, StemImage
 
 if TYPE_CHECKING:
@@ -18,6 +19,13 @@ AXES = ("y", "x")
 SOURCE_KEY = "napari-point-defects: file"
 CALIBRATION_KEY = "napari-point-defects: pixel size"
 """What the user set, in a layer's metadata; the other key keeps what the file says."""
+
+
+def is_micrograph(layer: Layer) -> bool:
+    """Tell whether a layer is an image of a sample, not one that the plugin drew of its results."""
+    from napari.layers import Image
+
+    return isinstance(layer, Image) and link_of(layer, MapLink) is None
 
 
 def pixel_size_nm(layer: Layer) -> tuple[float, float] | None:

@@ -17,7 +17,14 @@ from napari_point_defects.napari_ui.image_layers import (
     SOURCE_KEY,
     calibration_of,
 )
-from napari_point_defects.napari_ui.links import KEY, AreaLink, CellsLink, HexagonsLink, link_of
+from napari_point_defects.napari_ui.links import (
+    KEY,
+    AreaLink,
+    CellsLink,
+    HexagonsLink,
+    MapLink,
+    link_of,
+)
 from napari_point_defects.records import Calibration
 
 if TYPE_CHECKING:
@@ -64,9 +71,9 @@ def calibrate(layers: Iterable[Layer], image: Image, calibration: Calibration) -
     # last: who hears of another scale finds links that agree with it
     for layer in (image, *followers):
         _rescale(layer, calibration.pixel_size_nm)
-        area = link_of(layer, AreaLink)
-        if area is not None:  # its pixels are larger
-            place = coarser(image, area.step_px)
+        link = link_of(layer, AreaLink) or link_of(layer, MapLink)
+        if link is not None:  # its pixels are larger
+            place = coarser(image, link.step_px)
             layer.scale, layer.translate = place["scale"], place["translate"]
     return counted
 
@@ -141,8 +148,6 @@ def with_length(
 
 def _lies_on(layer: Layer, image: Image) -> bool:
     """Tell whether a layer was drawn on an image, by the plugin or by hand."""
-    from napari.layers import Image
-
     link = layer.metadata.get(KEY)
     if link is not None:
         return getattr(link, "image_id", None) == image.unique_id

@@ -112,8 +112,24 @@ class AreaLink:
     step_px: int = 1
 
 
-Link = HexagonsLink | CellsLink | MaskLink | AreaLink
-_L = TypeVar("_L", HexagonsLink, CellsLink, MaskLink, AreaLink)
+@dataclass(frozen=True, slots=True)
+class MapLink:
+    """Origin of an image layer that a study drew; attributes as in :class:`AreaLink`.
+
+    Attributes
+    ----------
+    kind : str
+        Which of the study's maps it is.
+    """
+
+    image_id: Hashable
+    layer_id: Hashable | None = None
+    step_px: int = 1
+    kind: str = ""
+
+
+Link = HexagonsLink | CellsLink | MaskLink | AreaLink | MapLink
+_L = TypeVar("_L", HexagonsLink, CellsLink, MaskLink, AreaLink, MapLink)
 
 
 def link_of(layer: Layer, kind: type[_L]) -> _L | None:

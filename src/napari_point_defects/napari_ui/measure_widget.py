@@ -16,7 +16,7 @@ from qtpy.QtWidgets import QFormLayout, QHBoxLayout, QLabel, QPushButton, QWidge
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.materials import get_material
 from napari_point_defects.napari_ui.docks import SIMULATE, adapt_to, open_dock
-from napari_point_defects.napari_ui.image_layers import check_image
+from napari_point_defects.napari_ui.image_layers import check_image, is_micrograph
 from napari_point_defects.napari_ui.inspector_export import ask_path
 from napari_point_defects.napari_ui.layer_chooser import LayerChooser
 from napari_point_defects.napari_ui.lifetime import listen
@@ -56,7 +56,7 @@ class MeasureWidget(Pane):
         self._found: dict[Hashable, MeasuredLayer] = {}
         self.shown: MeasuredLayer | None = None
 
-        self.images = LayerChooser(viewer, lambda layer: isinstance(layer, Image), "open an image")
+        self.images = LayerChooser(viewer, is_micrograph, "open an image")
         self.material = MaterialEditor()
         self.run = RunPanel(
             "Measure image",

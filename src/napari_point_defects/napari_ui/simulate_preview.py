@@ -13,7 +13,7 @@ from qtpy.QtWidgets import QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidge
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.materials import get_material
 from napari_point_defects.napari_ui.comparison import Comparison, Picture
-from napari_point_defects.napari_ui.image_layers import pixel_size_nm
+from napari_point_defects.napari_ui.image_layers import is_micrograph, pixel_size_nm
 from napari_point_defects.napari_ui.layer_chooser import LayerChooser
 from napari_point_defects.napari_ui.lifetime import listen, when_destroyed
 from napari_point_defects.napari_ui.likeness_plot import LikenessPlot
@@ -313,5 +313,5 @@ class SimulatePreview(QWidget):
 
 
 def _is_own_image(layer: Layer) -> bool:
-    grey = isinstance(layer, Image) and layer.ndim == 2 and not layer.rgb
+    grey = is_micrograph(layer) and layer.ndim == 2 and not layer.rgb
     return grey and _SIMULATED_KEY not in layer.metadata
