@@ -33,7 +33,7 @@ Progress = Callable[[float, str], None]
 DOUBTFUL_SIGMAS = 5.0
 """A column that its twin misses by more deserves a look."""
 
-_DOUBTED = 0.05  # p value below which placement is not called random
+_DOUBTED = 0.01  # p value below which placement is not called random: three are looked at
 
 
 @dataclass(frozen=True, slots=True)

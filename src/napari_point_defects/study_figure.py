@@ -85,9 +85,9 @@ def draw_clusters(ax: Axes, found: Clusters, *, ink: str = "black") -> None:
     ax.set_xticks(places, [str(size).replace(" or more", "+") for size in table["size"]])
     ax.set_yscale("symlog", linthresh=1)
     ax.set_ylim(bottom=0)
-    ax.set_title("clusters of defective cells", fontsize=9, color=ink)
-    ax.set_xlabel("cells in a cluster", fontsize=8, color=ink)
-    ax.legend(fontsize=7, frameon=False)
+    ax.set_title("clusters", fontsize=9, color=ink)
+    ax.set_xlabel("defective cells that touch", fontsize=8, color=ink)
+    ax.legend(fontsize=7, frameon=False, labelcolor=ink)
     _plain(ax, ink)
 
 

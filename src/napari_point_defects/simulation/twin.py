@@ -23,7 +23,7 @@ from napari_point_defects.simulation.scenes import CELL_CHALCOGEN, CELL_METAL, l
 from napari_point_defects.simulation.superposition import Blur, Superposer
 
 _BLOCK_PX = 1024  # rendered at once: memory stays bounded on any image
-_BACKGROUND_A = 1.5  # what varies more slowly is background
+_BACKGROUND_A = 1.0  # what varies more slowly is background
 _HAS_CELL_A = 0.35
 _SPOT_A = 0.16  # standard deviation of a column's image
 _TO_SIGMA = 1.4826  # of the median absolute deviation
