@@ -6,8 +6,8 @@ import json
 import math
 import os
 import uuid
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,6 +79,22 @@ def atomic_write(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def write_together(paths: Mapping[str, Path], overwrite: bool = False) -> Iterator[dict[str, Path]]:
+    """Yield temporary paths by the same names; rename all on success: there are no half results.
+
+    Raises
+    ------
+    PointDefectsError
+        As :func:`atomic_write`.
+    """
+    check_outputs(paths.values(), overwrite)
+    with ExitStack() as stack:
+        yield {
+            kind: stack.enter_context(atomic_write(path, overwrite)) for kind, path in paths.items()
+        }
 
 
 def write_table(table: pd.DataFrame, path: str | Path, overwrite: bool = False) -> None:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from pathlib import Path
 
 from napari_point_defects.census import cells_table
 from napari_point_defects.detections import Analysis
 from napari_point_defects.materials import get_material
 from napari_point_defects.outputs import (
-    atomic_write,
-    check_outputs,
     write_json,
     write_overlay,
     write_table,
+    write_together,
 )
 
 
@@ -47,13 +45,8 @@ def write_results(analysis: Analysis, folder: Path, overwrite: bool = False) -> 
         If a file exists and may not be overwritten, or the folder cannot be written.
     """
     paths = output_paths(analysis.image.name, folder)
-    check_outputs(list(paths.values()), overwrite)
     material = get_material(analysis.census["material"])
-    # All three are written before any takes its name: there are no half results.
-    with ExitStack() as stack:
-        temporary = {
-            kind: stack.enter_context(atomic_write(path, overwrite)) for kind, path in paths.items()
-        }
+    with write_together(paths, overwrite) as temporary:
         below = float(analysis.census["settings"]["unsure_below"])
         table = cells_table(analysis.cells, material, unsure_below=below)
         write_table(table, temporary["cells"], True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from napari_point_defects.detections import Detection
 from napari_point_defects.errors import PointDefectsError, Stopped
 from napari_point_defects.image_twin import twin_of_image
 from napari_point_defects.materials import Material, get_material
-from napari_point_defects.outputs import atomic_write, check_outputs, write_json, write_table
+from napari_point_defects.outputs import write_json, write_table, write_together
 from napari_point_defects.records import StemImage, UnitCells
 from napari_point_defects.simulation.twin import Twin
 from napari_point_defects.spatial_statistics import (
@@ -242,7 +241,6 @@ def write_study(found: Study, folder: Path, overwrite: bool = False) -> dict[str
     paths = study_paths(found.image.name, folder)
     if found.twin is None:
         del paths["residual"]
-    check_outputs(paths.values(), overwrite)
     cells, where, material = found.cells, found.detection.domain_map, found.material
     block = supercell(cells, where, material)
     atoms = {
@@ -250,11 +248,7 @@ def write_study(found: Study, folder: Path, overwrite: bool = False) -> dict[str
         "supercell_xyz": block,
         "sheet": whole_sheet(cells, where, material, found.detection.pixel_size_nm),
     }
-    # all are written before any takes its name: there are no half results
-    with ExitStack() as stack:
-        temporary = {
-            kind: stack.enter_context(atomic_write(path, overwrite)) for kind, path in paths.items()
-        }
+    with write_together(paths, overwrite) as temporary:
         write_json(found.summary(), temporary["summary"], True)
         study_figure(found).savefig(temporary["figure"], format="png", dpi=150)
         write_table(found.pairs_table(), temporary["pairs"], True)

@@ -9,30 +9,33 @@ from typing import Annotated
 
 import typer
 
-from napari_point_defects.cli.common import OutOption, OverwriteOption, as_user_error, progress_bar
+from napari_point_defects.cli.common import (
+    MaterialOption,
+    OutOption,
+    OverwriteOption,
+    PixelSizeOption,
+    SignalOption,
+    SublatticeOption,
+    as_user_error,
+    progress_bar,
+)
 from napari_point_defects.errors import PointDefectsError
 
 
 def analyze(
     images: Annotated[list[Path], typer.Argument(help="Image files", metavar="IMAGE...")],
     out: OutOption,
-    material: Annotated[str, typer.Option(help="Formula of the 2H monolayer")] = "MoTe2",
-    pixel_size_nm: Annotated[
-        float | None, typer.Option(help="Pixel size [nm] in place of the file's")
-    ] = None,
+    material: MaterialOption = "MoTe2",
+    pixel_size_nm: PixelSizeOption = None,
     trust_pixel_size: Annotated[
         bool, typer.Option("--trust-pixel-size", help="Even where the lattice disagrees")
     ] = False,
-    signal: Annotated[
-        str | None, typer.Option(help="Name or index of the signal, where a file has several")
-    ] = None,
+    signal: SignalOption = None,
     region: Annotated[
         Path | None,
         typer.Option(help="Analyse only inside these polygons: a csv of napari's Shapes, or json"),
     ] = None,
-    sublattice_rank: Annotated[
-        int, typer.Option(help="0: likeliest choice of X, M and hollow; 1: the next; up to 5")
-    ] = 0,
+    sublattice_rank: SublatticeOption = 0,
     alpha: Annotated[float, typer.Option(help="Width of the paper's crop over W_H")] = 0.65,
     beta: Annotated[float, typer.Option(help="Height of the paper's crop over H_H")] = 0.5,
     min_score: Annotated[float, typer.Option(help="Lowest score of a hexagon")] = 0.4,

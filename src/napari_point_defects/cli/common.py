@@ -11,6 +11,16 @@ from napari_point_defects.errors import PointDefectsError
 
 OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder the results go to")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace existing results")]
+MaterialOption = Annotated[str, typer.Option(help="Formula of the 2H monolayer")]
+PixelSizeOption = Annotated[
+    float | None, typer.Option(help="Pixel size [nm] in place of the file's")
+]
+SignalOption = Annotated[
+    str | None, typer.Option(help="Name or index of the signal, where a file has several")
+]
+SublatticeOption = Annotated[
+    int, typer.Option(help="0: likeliest choice of X, M and hollow; 1: the next; up to 5")
+]
 
 
 def as_user_error(error) -> PointDefectsError:

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from napari_point_defects.cli.common import OutOption, as_user_error, progress_bar
+from napari_point_defects.cli.common import (
+    MaterialOption,
+    OutOption,
+    PixelSizeOption,
+    as_user_error,
+    progress_bar,
+)
 from napari_point_defects.errors import PointDefectsError
 
 if TYPE_CHECKING:
@@ -83,10 +89,8 @@ def tell_match(found: ImageMatch, settings: AnalysisSettings) -> None:
 def adapt(
     image: Annotated[Path, typer.Argument(help="Image file")],
     out: OutOption,
-    material: Annotated[str, typer.Option(help="Formula of the 2H monolayer")] = "MoTe2",
-    pixel_size_nm: Annotated[
-        float | None, typer.Option(help="Pixel size [nm] in place of the file's")
-    ] = None,
+    material: MaterialOption = "MoTe2",
+    pixel_size_nm: PixelSizeOption = None,
     images: Annotated[int | None, typer.Option(help="Images to simulate and learn")] = None,
     epochs: Annotated[int | None, typer.Option(help="Rounds")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the set and the order")] = None,

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from napari_point_defects.cli.analysis import _analysis_settings
-from napari_point_defects.cli.common import OverwriteOption, progress_bar
+from napari_point_defects.cli.common import (
+    MaterialOption,
+    OverwriteOption,
+    PixelSizeOption,
+    SignalOption,
+    SublatticeOption,
+    progress_bar,
+)
 from napari_point_defects.errors import PointDefectsError
 
 if TYPE_CHECKING:
@@ -37,16 +44,10 @@ ROWS = (
 
 def measure(
     images: Annotated[list[Path], typer.Argument(help="Image files", metavar="IMAGE...")],
-    material: Annotated[str, typer.Option(help="Formula of the 2H monolayer")] = "MoTe2",
-    pixel_size_nm: Annotated[
-        float | None, typer.Option(help="Pixel size [nm] in place of the file's")
-    ] = None,
-    signal: Annotated[
-        str | None, typer.Option(help="Name or index of the signal, where a file has several")
-    ] = None,
-    sublattice_rank: Annotated[
-        int, typer.Option(help="0: likeliest choice of X, M and hollow; 1: the next; up to 5")
-    ] = 0,
+    material: MaterialOption = "MoTe2",
+    pixel_size_nm: PixelSizeOption = None,
+    signal: SignalOption = None,
+    sublattice_rank: SublatticeOption = 0,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder for <image>_measurement.json")
     ] = None,

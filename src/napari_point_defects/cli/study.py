@@ -9,22 +9,24 @@ from typing import Annotated
 import typer
 
 from napari_point_defects.cli.analysis import _analysis_settings
-from napari_point_defects.cli.common import OutOption, OverwriteOption, progress_bar
+from napari_point_defects.cli.common import (
+    MaterialOption,
+    OutOption,
+    OverwriteOption,
+    PixelSizeOption,
+    SignalOption,
+    SublatticeOption,
+    progress_bar,
+)
 
 
 def study(
     image: Annotated[Path, typer.Argument(help="Image file")],
     out: OutOption,
-    material: Annotated[str, typer.Option(help="Formula of the 2H monolayer")] = "MoTe2",
-    pixel_size_nm: Annotated[
-        float | None, typer.Option(help="Pixel size [nm] in place of the file's")
-    ] = None,
-    signal: Annotated[
-        str | None, typer.Option(help="Name or index of the signal, where a file has several")
-    ] = None,
-    sublattice_rank: Annotated[
-        int, typer.Option(help="0: likeliest choice of X, M and hollow; 1: the next; up to 5")
-    ] = 0,
+    material: MaterialOption = "MoTe2",
+    pixel_size_nm: PixelSizeOption = None,
+    signal: SignalOption = None,
+    sublattice_rank: SublatticeOption = 0,
     overwrite: OverwriteOption = False,
 ) -> None:
     """Pair correlations, clusters and strain of an image; its atoms, and its simulated twin."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 
 from napari_point_defects.errors import PointDefectsError
@@ -12,7 +11,7 @@ from napari_point_defects.labels.coco import read_coco, write_coco
 from napari_point_defects.labels.csv_tables import FILES, read_csv, write_csv
 from napari_point_defects.labels.merging import ImageLabels, Merged, merge
 from napari_point_defects.labels.store import LabelStore
-from napari_point_defects.outputs import atomic_write, check_outputs
+from napari_point_defects.outputs import check_outputs, write_together
 
 FORMATS = ("coco", "csv")
 COCO_FILE = "labels.json"
@@ -49,8 +48,7 @@ def export_labels(
         ImageLabels(entry, store.cells(entry.id), store.hexagons(entry.id))
         for entry in store.images()
     ]
-    with ExitStack() as stack:
-        temporary = {p.name: stack.enter_context(atomic_write(p, overwrite)) for p in paths}
+    with write_together({path.name: path for path in paths}, overwrite) as temporary:
         if file_format == "coco":
             write_coco(labels, temporary[COCO_FILE])
         else:

@@ -4,12 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
-from matplotlib.figure import Figure
-from napari.utils.theme import get_theme
-from qtpy.QtCore import QSize
-from qtpy.QtWidgets import QSizePolicy
-
+from napari_point_defects.napari_ui.themed_canvas import ThemedCanvas
 from napari_point_defects.simulation.comparison_figure import draw_histograms, draw_spectra
 
 if TYPE_CHECKING:
@@ -19,7 +14,7 @@ _MARGINS = {"left": 0.1, "right": 0.985, "bottom": 0.24, "top": 0.87, "wspace": 
 _NOTHING = "Open an image, and detect its cells\nor calibrate it, to compare with."
 
 
-class LikenessPlot(FigureCanvasQTAgg):
+class LikenessPlot(ThemedCanvas):
     """Two pairs of axes: grey levels on the left, spatial frequencies on the right.
 
     Parameters
@@ -30,39 +25,26 @@ class LikenessPlot(FigureCanvasQTAgg):
 
     HEIGHT = 175
 
-    def __init__(self, theme: str) -> None:
-        super().__init__(Figure())
+    comparison: ImageComparison | None = None
+
+    def add_axes(self) -> None:
+        """Lay out the two plots beside each other."""
         # a layout engine would cost more than all of the drawing
         self.figure.subplots_adjust(**_MARGINS)
         self.axes = self.figure.subplots(1, 2)
-        self.setFixedHeight(self.HEIGHT)
-        self.setMinimumWidth(260)
-        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.setToolTip(
             "<p>Blue your image, orange the simulated one. Left, how often the grey levels occur, "
             "each image from its first to its last percentile; right, the power at each spatial "
             "frequency: the lattice's peaks, what the probe lets through, and the noise.</p>"
         )
-        self.comparison: ImageComparison | None = None
-        self.set_theme(theme)
-
-    def sizeHint(self) -> QSize:
-        """Ask for no more width than a dock has."""
-        return QSize(320, self.HEIGHT)
-
-    def set_theme(self, theme: str) -> None:
-        """Take the colours of one of napari's themes."""
-        colours = get_theme(theme)
-        self._ink, self._paper = colours.text.as_hex(), colours.background.as_hex()
-        self.figure.set_facecolor(self._paper)
-        self._draw_again()
 
     def show_comparison(self, comparison: ImageComparison | None) -> None:
         """Show how alike two images are, or why that is not known."""
         self.comparison = comparison
-        self._draw_again()
+        self.draw_again()
 
-    def _draw_again(self) -> None:
+    def draw_again(self) -> None:
+        """Draw the comparison, or say why there is none."""
         for text in list(self.figure.texts):
             text.remove()
         for axes in self.axes:

@@ -5,13 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
-from matplotlib.figure import Figure
-from napari.utils.theme import get_theme
-from qtpy.QtCore import QSize
-from qtpy.QtWidgets import QSizePolicy
 
 from napari_point_defects.materials import LATTICE_VECTORS
+from napari_point_defects.napari_ui.themed_canvas import ThemedCanvas
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,7 +24,7 @@ _SITES = {"X": 2 / 3, "M": 1 / 3}
 """Fractions of both lattice vectors."""
 
 
-class MeasurePlots(FigureCanvasQTAgg):
+class MeasurePlots(ThemedCanvas):
     """Three plots: the mean cell and the noise beside each other, the rows below.
 
     Parameters
@@ -38,18 +34,18 @@ class MeasurePlots(FigureCanvasQTAgg):
     """
 
     HEIGHT = 370
+    LEAST_WIDTH, USUAL_WIDTH = 320, 360
 
-    def __init__(self, theme: str) -> None:
-        super().__init__(Figure())
+    _shown: tuple[Measurement, MeasurementDetails, Material] | None = None
+
+    def add_axes(self) -> None:
+        """Lay out the three plots."""
         grid = {"left": 0.02, "right": 0.965, "bottom": 0.56, "top": 0.93, "wspace": 0.5}
         upper = self.figure.add_gridspec(1, 2, width_ratios=(1, 1.25), **grid)
         lower = self.figure.add_gridspec(1, 1, bottom=0.12, top=0.39, **_SIDES)
         self.cell, self.noise, self.rows = (
             self.figure.add_subplot(place) for place in (upper[0], upper[1], lower[0])
         )
-        self.setFixedHeight(self.HEIGHT)
-        self.setMinimumWidth(320)
-        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.setToolTip(
             "<p>Upper left, the mean of all perfect cells in sight. Upper right, the variance of "
             "the noise at each brightness: dots as measured, the line as fitted. Its slope is the "
@@ -58,28 +54,16 @@ class MeasurePlots(FigureCanvasQTAgg):
             "another kind and the counts are doubtful. Below, how far each scan row is off "
             "sideways; orange, the jitter.</p>"
         )
-        self._shown: tuple[Measurement, MeasurementDetails, Material] | None = None
-        self.set_theme(theme)
-
-    def sizeHint(self) -> QSize:
-        """Ask for no more width than a dock has."""
-        return QSize(360, self.HEIGHT)
-
-    def set_theme(self, theme: str) -> None:
-        """Take the colours of one of napari's themes."""
-        colours = get_theme(theme)
-        self._ink, self._paper = colours.text.as_hex(), colours.background.as_hex()
-        self.figure.set_facecolor(self._paper)
-        self._draw_again()
 
     def show_details(
         self, found: Measurement, details: MeasurementDetails, material: Material
     ) -> None:
         """Draw what a measurement rests on."""
         self._shown = (found, details, material)
-        self._draw_again()
+        self.draw_again()
 
-    def _draw_again(self) -> None:
+    def draw_again(self) -> None:
+        """Draw what the measurement rests on, if there is one."""
         for axes in (self.cell, self.noise, self.rows):
             axes.clear()
             axes.set_facecolor(self._paper)

@@ -4,12 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
-from matplotlib.figure import Figure
-from napari.utils.theme import get_theme
-from qtpy.QtCore import QSize
-from qtpy.QtWidgets import QSizePolicy
-
+from napari_point_defects.napari_ui.themed_canvas import ThemedCanvas
 from napari_point_defects.study_figure import draw_clusters, draw_pair_correlation
 
 if TYPE_CHECKING:
@@ -18,7 +13,7 @@ if TYPE_CHECKING:
 _MARGINS = {"left": 0.11, "right": 0.98, "bottom": 0.1, "top": 0.93, "wspace": 0.34, "hspace": 0.55}
 
 
-class StudyPlot(FigureCanvasQTAgg):
+class StudyPlot(ThemedCanvas):
     """Four plots: pairs of X vacancies, of M vacancies, of both, and clusters.
 
     Parameters
@@ -28,14 +23,14 @@ class StudyPlot(FigureCanvasQTAgg):
     """
 
     HEIGHT = 380
+    LEAST_WIDTH, USUAL_WIDTH = 340, 360
 
-    def __init__(self, theme: str) -> None:
-        super().__init__(Figure())
+    _shown: Study | None = None
+
+    def add_axes(self) -> None:
+        """Lay out two rows of two."""
         self.figure.subplots_adjust(**_MARGINS)
         self.axes = self.figure.subplots(2, 2)
-        self.setFixedHeight(self.HEIGHT)
-        self.setMinimumWidth(340)
-        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.setToolTip(
             "<p>How often two vacancies lie so far apart, over how often they would if as many "
             "were placed at random on the cells that were analysed: above 1 they attract, below "
@@ -43,26 +38,14 @@ class StudyPlot(FigureCanvasQTAgg):
             "them that depart as far, over all distances. Lower right, how many defective cells "
             "touch.</p>"
         )
-        self._shown: Study | None = None
-        self.set_theme(theme)
-
-    def sizeHint(self) -> QSize:
-        """Ask for no more width than a dock has."""
-        return QSize(360, self.HEIGHT)
-
-    def set_theme(self, theme: str) -> None:
-        """Take the colours of one of napari's themes."""
-        colours = get_theme(theme)
-        self._ink, self._paper = colours.text.as_hex(), colours.background.as_hex()
-        self.figure.set_facecolor(self._paper)
-        self._draw_again()
 
     def show_study(self, found: Study) -> None:
         """Draw a study."""
         self._shown = found
-        self._draw_again()
+        self.draw_again()
 
-    def _draw_again(self) -> None:
+    def draw_again(self) -> None:
+        """Draw the study, if there is one."""
         for axes in self.axes.flat:
             axes.clear()
             axes.set_facecolor(self._paper)
