@@ -122,7 +122,7 @@ def scan(field, rng: np.random.Generator, counts: float, contaminated: bool, bit
     pixels = np.stack(np.indices((side, side)), axis=-1).astype(float)
     clean = field.sample(lattice.to_canonical(pixels) + offset, source)
     # A perfect X₂ column's sum, from its profile: what the counts are given for.
-    pair_sum, metal_peak, pair_peak = _column_measures(field, source)
+    pair_sum, metal_peak, pair_peak = column_measures(field, source)
     pair_sum_px = pair_sum / conditions.pixel_size_nm**2
     brightest = max(metal_peak, pair_peak)
     if contaminated:
@@ -133,10 +133,10 @@ def scan(field, rng: np.random.Generator, counts: float, contaminated: bool, bit
     grey = 15 + gain * image + rng.normal(0, rng.uniform(0, 8), image.shape)
     levels = 2**bits - 1
     data = np.clip(np.rint(grey * levels / 255), 0, levels).astype(np.float32)
-    return data, _truth(field, lattice, offset, (side, side)), conditions
+    return data, truth_of(field, lattice, offset, (side, side)), conditions
 
 
-def _column_measures(field, source: float) -> tuple[float, float, float]:
+def column_measures(field, source: float) -> tuple[float, float, float]:
     """Sum of a perfect X₂ column [nm²] and the peaks of M and X₂, from the column profiles."""
     from napari_point_defects.simulation.columns import MicroscopeSettings, load_columns
     from napari_point_defects.simulation.superposition import Blur, Superposer
@@ -150,7 +150,7 @@ def _column_measures(field, source: float) -> tuple[float, float, float]:
     return volume, superposer.peak["metal"], superposer.peak["chalcogen_pair"]
 
 
-def _truth(field, lattice: Lattice, offset: np.ndarray, shape) -> Truth:
+def truth_of(field, lattice: Lattice, offset: np.ndarray, shape) -> Truth:
     """Columns of all periods that the image can show."""
     corners = lattice.to_canonical(np.array([[0, 0], [0, shape[1]], [shape[0], 0], list(shape)]))
     low = np.floor((corners.min(axis=0) + offset - 2) / field.box).astype(int)
