@@ -24,7 +24,14 @@ from napari_point_defects.detection.prediction import Detector
 from napari_point_defects.detection.training import DetectorModule, match_boxes, train_detector
 from napari_point_defects.errors import PointDefectsError, Stopped
 from napari_point_defects.fitting import FitSettings
-from napari_point_defects.materials import CHALCOGEN_SITES, HEXAGON_SIZE, LATTICE_VECTORS
+from napari_point_defects.materials import (
+    CELL_FROM_CHALCOGEN,
+    CELL_SIZE,
+    CHALCOGEN_SITES,
+    HEXAGON_SIZE,
+    LATTICE_VECTORS,
+    METAL_SITES,
+)
 from napari_point_defects.records import Lattice
 from napari_point_defects.simulation.presets import TrainingSetSettings
 from napari_point_defects.simulation.sets import simulate_image
@@ -297,6 +304,26 @@ def test_boxes_surround_hexagons(images, augment):
         assert brightness(tensor, metal) > brightness(tensor, chalcogen) + 0.5
         assert brightness(tensor, chalcogen) > hollow + 0.2
     assert seen > 20
+
+
+@pytest.mark.parametrize("augment", [False, True])
+def test_unit_cells_can_be_found_directly(images, augment):
+    torch.manual_seed(0)
+    settings = TINY.model_copy(update={"target": "cell"})
+    data = HexagonDataset(TrainingSet(images / "train"), settings, augment)
+    height, width = CELL_SIZE * PIXELS_PER_A
+    for index in range(3):
+        tensor, target = data[index]
+        boxes = target["boxes"].numpy()
+        assert len(boxes) > 5
+        assert boxes[:, 2] - boxes[:, 0] == pytest.approx(width, abs=1e-3)
+        assert boxes[:, 3] - boxes[:, 1] == pytest.approx(height, abs=1e-3)
+        chalcogen = (boxes[:, [1, 0]] + boxes[:, [3, 2]]) / 2 - CELL_FROM_CHALCOGEN * PIXELS_PER_A
+        metal = chalcogen + (METAL_SITES[0] - CHALCOGEN_SITES[0]) * PIXELS_PER_A
+        assert brightness(tensor, metal) > brightness(tensor, chalcogen) + 0.5
+    network = build_detector(settings)
+    losses = network.train()([tensor], [target])
+    assert all(torch.isfinite(loss) for loss in losses.values())
 
 
 def test_without_augmentation_an_item_is_always_the_same(images):

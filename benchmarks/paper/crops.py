@@ -13,14 +13,18 @@ from scipy.spatial import cKDTree
 from benchmarks.paper.experiments import experiments
 from napari_point_defects.analysis_settings import AnalysisSettings
 from napari_point_defects.lattice_nodes import CELL_MIDDLE
-from napari_point_defects.materials import HEXAGON_SIZE
+from napari_point_defects.materials import (
+    CELL_FROM_CHALCOGEN,
+    CELL_SIZE,
+    CHALCOGEN_SITES,
+    HEXAGON_SIZE,
+)
 from napari_point_defects.netcasting import unit_cell_boxes
 from napari_point_defects.pipeline import analyze
 from napari_point_defects.records import hexagon_boxes
 
 ALPHAS = (0.55, 0.60, 0.65, 0.70)
 BETAS = (0.45, 0.50, 0.55, 0.60)
-CELL = np.array([np.sqrt(3) / 2, 1.0])
 TRUE_ALPHA, TRUE_BETA = 1 / HEXAGON_SIZE[1], 0.5
 PAPER = {"best_iou": 0.691, "alpha": 0.65, "beta": 0.5}
 LEAST_FITTED, LEAST_BEST = 0.90, 0.85
@@ -38,9 +42,7 @@ def run(quick: bool) -> dict:
     """Return the table of mean IoU, and that of the fitted crops."""
     by_share = {(alpha, beta): [] for alpha in ALPHAS for beta in BETAS}
     fitted: list[np.ndarray] = []
-    # where the true cell lies from its bond's middle: the corner of the hexagon's box
-    corner = unit_cell_boxes(hexagon_boxes(np.zeros((1, 2))), TRUE_ALPHA, TRUE_BETA)[0][0]
-    from_middle = (corner[:2] + corner[2:]) / 2 - CELL_MIDDLE
+    from_middle = CHALCOGEN_SITES[0] + CELL_FROM_CHALCOGEN - CELL_MIDDLE
     for image, truth, _ in experiments(4 if quick else 24, seed=1):
         analysis = analyze(image, AnalysisSettings())
         lattice = analysis.detection.lattice
@@ -87,4 +89,4 @@ def check(result: dict) -> list[str]:
 
 
 def _around(centres: np.ndarray) -> np.ndarray:
-    return np.concatenate([centres - CELL / 2, centres + CELL / 2], axis=1)
+    return np.concatenate([centres - CELL_SIZE / 2, centres + CELL_SIZE / 2], axis=1)

@@ -37,6 +37,12 @@ METAL_SITES = np.array([[-BOND, 0.0], [BOND / 2, -0.5], [BOND / 2, 0.5]])
 HEXAGON_SIZE = np.array([3 * BOND, 1 + BOND])
 """Height and width of the hexagon's box: its six columns with d/2 on every side."""
 
+CELL_SIZE = np.array([np.sqrt(3) / 2, 1.0])
+"""Height and width of the unit cell's box: a corner of its hexagon's (paper, Fig. 2b)."""
+
+CELL_FROM_CHALCOGEN = np.array([-BOND / 4, (1 - BOND) / 2])
+"""Middle of that box, seen from the cell's X₂ column."""
+
 CELL_AREA = np.sqrt(3) / 2
 """Area of the primitive cell in units of a²."""
 

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from napari_point_defects.canonical import CanonicalImage, to_canonical_image
 from napari_point_defects.detection.model import DetectorSettings, input_channels
-from napari_point_defects.materials import HEXAGON_SIZE
+from napari_point_defects.materials import CELL_FROM_CHALCOGEN
 from napari_point_defects.records import Lattice
 from napari_point_defects.training_set import TrainingSet
 
@@ -42,9 +42,12 @@ class HexagonDataset(Dataset):
         if self.augment:
             lattice = misjudge(lattice, rng)
         image = to_canonical_image(item.pixels, lattice, self.settings.pixels_per_a)
-        centres = image.to_pixels(lattice.to_canonical(item.hexagons_px))
-        pixels, centres = self._crop(image, centres, rng)
-        half = HEXAGON_SIZE / 2 * self.settings.pixels_per_a
+        if self.settings.target == "hexagon":
+            middles = lattice.to_canonical(item.hexagons_px)
+        else:
+            middles = lattice.to_canonical(item.chalcogen_px) + CELL_FROM_CHALCOGEN
+        pixels, centres = self._crop(image, image.to_pixels(middles), rng)
+        half = self.settings.box_size / 2 * self.settings.pixels_per_a
         boxes = np.concatenate([(centres - half)[:, ::-1], (centres + half)[:, ::-1]], axis=1)
         tensor = torch.from_numpy(np.ascontiguousarray(pixels))[None]
         target = {
@@ -56,7 +59,7 @@ class HexagonDataset(Dataset):
     def _crop(
         self, image: CanonicalImage, centres: np.ndarray, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Cut a square; hexagons whose box leaves it by more than an eighth go."""
+        """Cut a square; what leaves it by more than an eighth of its box goes."""
         side = self.settings.train_crop_px
         pixels = image.pixels
         room = np.maximum(np.array(pixels.shape) - side, 0)
@@ -65,7 +68,7 @@ class HexagonDataset(Dataset):
         canvas = np.zeros((side, side), np.float32)
         canvas[: cut.shape[0], : cut.shape[1]] = cut
         centres = centres - corner
-        reach = 0.375 * HEXAGON_SIZE * self.settings.pixels_per_a
+        reach = 0.375 * self.settings.box_size * self.settings.pixels_per_a
         kept = np.all((centres >= reach) & (centres <= side - 1 - reach), axis=1)
         return canvas, centres[kept]
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from pathlib import Path
+from typing import Literal
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
@@ -17,7 +19,7 @@ from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 
 from napari_point_defects.devices import FitSettings
 from napari_point_defects.errors import PointDefectsError
-from napari_point_defects.materials import HEXAGON_SIZE
+from napari_point_defects.materials import CELL_SIZE, HEXAGON_SIZE
 
 _PYRAMID_CHANNELS = 96
 _HEAD_CHANNELS = 256
@@ -29,6 +31,10 @@ class DetectorSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     preset: str = Field("compact", description="Name of the preset: compact or paper")
+    target: Literal["hexagon", "cell"] = Field(
+        "hexagon",
+        description="What is found: hexagons, or unit cells directly, which the paper compares",
+    )
     pixels_per_a: float = Field(
         24.0, gt=4, le=100, description="Magnification of the network's input [px per a]"
     )
@@ -39,6 +45,11 @@ class DetectorSettings(BaseModel):
         None, description="safetensors file of ImageNet MobileNetV2 weights (paper preset)"
     )
     fit: FitSettings = FitSettings()
+
+    @property
+    def box_size(self) -> np.ndarray:
+        """Height and width of what is found, in a."""
+        return HEXAGON_SIZE if self.target == "hexagon" else CELL_SIZE
 
 
 DETECTOR_PRESETS = {
@@ -120,8 +131,8 @@ def _build_paper(settings: DetectorSettings, common: dict) -> FasterRCNN:
 def _build_compact(settings: DetectorSettings, common: dict) -> FasterRCNN:
     backbone = _CompactBackbone()
     levels = ["fine", "coarse"]
-    size = float(torch.tensor(HEXAGON_SIZE).prod().sqrt()) * settings.pixels_per_a
-    ratio = float(HEXAGON_SIZE[0] / HEXAGON_SIZE[1])
+    size = float(np.sqrt(settings.box_size.prod())) * settings.pixels_per_a
+    ratio = float(settings.box_size[0] / settings.box_size[1])
     return FasterRCNN(
         backbone,
         rpn_anchor_generator=AnchorGenerator(((size,),) * 2, ((ratio,),) * 2),
