@@ -13,10 +13,10 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks.paper import censuses, crops
+from benchmarks.paper import censuses, channels, crops, noise_levels
 
 RESULTS = Path(__file__).parents[1] / "results"
-COMPARISONS = {"fig2c": crops, "fig6c": censuses}
+COMPARISONS = {"fig2c": crops, "fig3e": channels, "fig4b": noise_levels, "fig6c": censuses}
 
 
 def main() -> None:
