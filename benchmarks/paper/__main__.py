@@ -13,10 +13,16 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks.paper import censuses, channels, crops, noise_levels
+from benchmarks.paper import censuses, channels, crops, detection, noise_levels
 
 RESULTS = Path(__file__).parents[1] / "results"
-COMPARISONS = {"fig2c": crops, "fig3e": channels, "fig4b": noise_levels, "fig6c": censuses}
+COMPARISONS = {
+    "fig2c": crops,
+    "fig2de": detection,
+    "fig3e": channels,
+    "fig4b": noise_levels,
+    "fig6c": censuses,
+}
 
 
 def main() -> None:
