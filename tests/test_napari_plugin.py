@@ -67,6 +67,7 @@ def test_manifest_names(manifest):
         "Measure image",
         "Simulate training set",
         "Adapt to image",
+        "Study defects",
         "Train",
     }
     commands = {command.id for command in manifest.contributions.commands}

@@ -19,10 +19,11 @@ from napari_point_defects.materials import get_material
 from napari_point_defects.napari_ui.cell_layers import cells_layer_data
 from napari_point_defects.napari_ui.cell_tables import cell_table, centres_px
 from napari_point_defects.napari_ui.image_layers import placement
+from napari_point_defects.napari_ui.layer_calibration import calibrate
 from napari_point_defects.napari_ui.links import CellsLink, replace_layer
 from napari_point_defects.napari_ui.study_layers import MAPS, RESIDUAL
 from napari_point_defects.napari_ui.study_widget import StudyWidget
-from napari_point_defects.records import Hexagons, UnitCells
+from napari_point_defects.records import Calibration, Hexagons, UnitCells
 from napari_point_defects.simulation.noise import NoiseSettings, add_noise
 from napari_point_defects.simulation.scenes import SceneSettings, make_scene
 from napari_point_defects.study import study_paths
@@ -113,6 +114,11 @@ def test_findings_plots_and_maps_of_the_cells_as_they_stand(widget, viewer, scen
         )
         assert viewer.layers.index(layer) < viewer.layers.index(viewer.layers["cells"])
     assert layer.name.endswith(RESIDUAL.suffix)
+    # another pixel size moves the maps along
+    calibrate(viewer.layers, image, Calibration((0.05, 0.04), "user"))
+    for each in viewer.layers:
+        if each.name.startswith("field "):
+            np.testing.assert_allclose(each.extent.world, image.extent.world, atol=6 * 0.05)
 
 
 def test_another_image_has_its_own_study_and_closing_forgets(widget, viewer, scene, qtbot):

@@ -148,6 +148,8 @@ def with_length(
 
 def _lies_on(layer: Layer, image: Image) -> bool:
     """Tell whether a layer was drawn on an image, by the plugin or by hand."""
+    from napari.layers import Image
+
     link = layer.metadata.get(KEY)
     if link is not None:
         return getattr(link, "image_id", None) == image.unique_id
