@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.materials import CELL_AREA, HEXAGON_SIZE, DefectClass
 
 _MOST_STEPS = 40
@@ -343,6 +344,20 @@ class UnitCells:
     def centres_px(self) -> np.ndarray:
         """Middle of the bond, shape (N, 2)."""
         return (self.chalcogen_px + self.metal_px) / 2
+
+
+def require_classified(cells: UnitCells) -> None:
+    """Refuse cells unless there are some and all of them have a class.
+
+    Raises
+    ------
+    PointDefectsError
+        If there are no cells, or they are not classified.
+    """
+    if not len(cells) or not np.isfinite(cells.probabilities).all():
+        raise PointDefectsError(
+            "there are no classified cells: find the hexagons and classify the cells first"
+        )
 
 
 def cell_classes(missing_chalcogens: np.ndarray, metal_missing: np.ndarray) -> np.ndarray:

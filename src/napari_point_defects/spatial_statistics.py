@@ -20,10 +20,9 @@ import pandas as pd
 from scipy import fft, ndimage
 
 from napari_point_defects.domains.casting import DomainMap
-from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.lattice_nodes import NodeGrid, lengths_a, node_grids
 from napari_point_defects.materials import CHALCOGEN_SITES, METAL_SITES, DefectClass
-from napari_point_defects.records import UnitCells
+from napari_point_defects.records import UnitCells, require_classified
 
 REACH_A = 6.0
 """Distances up to which pairs are counted, in a."""
@@ -171,10 +170,7 @@ def spatial_statistics(
     PointDefectsError
         If there are no cells, or they are not classified.
     """
-    if not len(cells) or not np.isfinite(cells.probabilities).all():
-        raise PointDefectsError(
-            "there are no classified cells: find the hexagons and classify the cells first"
-        )
+    require_classified(cells)
     grids = node_grids(cells, where)
     classes = cells.classes
     chalcogen, metal = classes % 3 > 0, classes >= DefectClass.V_M

@@ -22,7 +22,7 @@ from napari_point_defects.materials import (
     Material,
 )
 from napari_point_defects.outputs import atomic_write
-from napari_point_defects.records import UnitCells
+from napari_point_defects.records import UnitCells, require_classified
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -64,7 +64,7 @@ def supercell(
     PointDefectsError
         If there are no cells, or they are not classified.
     """
-    _require_classes(cells)
+    require_classified(cells)
     found = [(grid, *_largest_block(grid)) for grid in node_grids(cells, where)]
     grid, start, size = max(found, key=lambda each: each[2].prod())
     inside = ((grid.nodes >= start) & (grid.nodes < start + size)).all(axis=1)
@@ -107,7 +107,7 @@ def whole_sheet(
     PointDefectsError
         If there are no cells, or they are not classified.
     """
-    _require_classes(cells)
+    require_classified(cells)
     rows = np.sort(np.concatenate([grid.rows for grid in node_grids(cells, where)]))
     places = {
         "chalcogen": cells.chalcogen_px[rows] * np.asarray(pixel_size_nm),
@@ -143,13 +143,6 @@ def write_structure(atoms: Atoms, path: str | Path, overwrite: bool = False) -> 
 
 
 _SITES = {"chalcogen": CHALCOGEN_SITES[0], "metal": METAL_SITES[0]}
-
-
-def _require_classes(cells: UnitCells) -> None:
-    if not len(cells) or not np.isfinite(cells.probabilities).all():
-        raise PointDefectsError(
-            "there are no classified cells: find the hexagons and classify the cells first"
-        )
 
 
 def _atoms(
