@@ -129,11 +129,16 @@ def scan(field, rng: np.random.Generator, counts: float, contaminated: bool, bit
         clean = clean + brightest * contamination_field(conditions, rng)
     expected = np.maximum(clean, 0) * counts / pair_sum_px
     image = rng.poisson(expected).astype(float)
-    gain = 235 / (np.quantile(expected, 0.999) + 3 * np.sqrt(np.quantile(expected, 0.999)) + 2)
-    grey = 15 + gain * image + rng.normal(0, rng.uniform(0, 8), image.shape)
+    grey = grey_levels(image, expected) + rng.normal(0, rng.uniform(0, 8), image.shape)
     levels = 2**bits - 1
     data = np.clip(np.rint(grey * levels / 255), 0, levels).astype(np.float32)
     return data, truth_of(field, lattice, offset, (side, side)), conditions
+
+
+def grey_levels(counted: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """Turn counts into grey levels of 0–255: no count is 15, the brightest columns fit in."""
+    white = np.quantile(expected, 0.999)
+    return 15 + 235 / (white + 3 * np.sqrt(white) + 2) * counted
 
 
 def column_measures(field, source: float) -> tuple[float, float, float]:

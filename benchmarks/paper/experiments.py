@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from benchmarks.accuracy import Truth, column_measures, truth_of
+from benchmarks.accuracy import Truth, column_measures, grey_levels, truth_of
 from benchmarks.multislice_fields import load_field
 from napari_point_defects.records import StemImage
-from napari_point_defects.simulation.scenes import SceneSettings, contamination_field
+from napari_point_defects.simulation.scenes import SceneSettings, contamination_field, slow_drift
 
 SEED = 9_900_000
 FIELDS = (("MoTe2", 0), ("MoTe2", 1))
@@ -80,28 +80,26 @@ def record(field, conditions: Conditions, rng: np.random.Generator) -> tuple[Ste
         angle_deg=conditions.angle_deg,
         shear=conditions.shear,
         stretch=conditions.stretch,
+        drift_a=conditions.drift_a,
         contamination=conditions.contamination,
         contamination_length_nm=float(rng.uniform(0.8, 3)),
     )
     lattice, offset = scene.lattice(), rng.uniform(0, 10, 2)
-    slow = _drift(conditions, side, rng)
+    bend = slow_drift(scene, rng)
     pixels = np.stack(np.indices((side, side)), axis=-1).astype(float)
-    shown = pixels - slow(pixels[..., 0])
+    shown = 2 * pixels - bend(pixels)  # a pixel shows what has slid there
     shown[..., 1] += rng.normal(0, conditions.jitter_a * conditions.a_px, side)[:, None]
     clean = field.sample(lattice.to_canonical(shown) + offset, source)
     pair_sum, metal_peak, pair_peak = column_measures(field, source)
     if conditions.contamination:
         clean = clean + max(metal_peak, pair_peak) * contamination_field(scene, rng)
     expected = np.maximum(clean, 0) * conditions.counts * scene.pixel_size_nm**2 / pair_sum
-    white = np.quantile(expected, 0.999)
-    gain = 235 / (white + 3 * np.sqrt(white) + 2)
-    grey = 15 + gain * rng.poisson(expected) + rng.normal(0, conditions.read_noise, clean.shape)
+    grey = grey_levels(rng.poisson(expected), expected)
+    grey += rng.normal(0, conditions.read_noise, clean.shape)
     data = np.clip(np.rint(grey), 0, 255).astype(np.float32)
     still = truth_of(field, lattice, offset, (side, side))
     moved = {
-        name: points + slow(points[:, 0])
-        for name in ("chalcogen_px", "metal_px", "hollows_px")
-        for points in [getattr(still, name)]
+        name: bend(getattr(still, name)) for name in ("chalcogen_px", "metal_px", "hollows_px")
     }
     return StemImage(data, "experiment"), replace(still, **moved)
 
@@ -115,15 +113,3 @@ def experiments(
         rng = np.random.default_rng([SEED, seed, number])
         conditions = drawn(rng)
         yield *record(loaded[number % len(loaded)], conditions, rng), conditions
-
-
-def _drift(conditions: Conditions, side: int, rng: np.random.Generator):
-    """Slow drift: how far each row is off, (…, 2) for rows (…)."""
-    phase = rng.uniform(0, 2 * np.pi, (2, 2))
-    amplitude = conditions.drift_a * conditions.a_px * rng.normal(0, 0.5, (2, 2))
-
-    def shift(rows: np.ndarray) -> np.ndarray:
-        turns = 2 * np.pi * np.asarray(rows)[..., None, None] / side * np.array([0.5, 1.5])
-        return (amplitude * np.sin(turns + phase)).sum(axis=-1)
-
-    return shift

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -143,7 +144,7 @@ def make_scene(
     lattice = settings.lattice()
     shape = (settings.height_px, settings.width_px)
     nodes = lattice_nodes(lattice, shape)
-    bend = _drift(settings, rng)
+    bend = slow_drift(settings, rng)
     chalcogen = bend(lattice.to_image(nodes + CELL_CHALCOGEN))
     metal = bend(lattice.to_image(nodes + CELL_METAL))
     if classes is None:
@@ -237,8 +238,21 @@ def _in_frame(points: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     return np.all((points >= 0) & (points <= np.array(shape) - 1), axis=-1)
 
 
-def _drift(settings: SceneSettings, rng: np.random.Generator):
-    """Slow drift: rows slide smoothly in x and y, by about ``drift_a`` at most."""
+def slow_drift(
+    settings: SceneSettings, rng: np.random.Generator
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Draw a slow drift: rows slide smoothly in x and y, by about ``drift_a`` at most.
+
+    Parameters
+    ----------
+    settings : SceneSettings
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    callable
+        Takes points (..., 2) [px] and returns where the scan shows them.
+    """
     phase = rng.uniform(0, 2 * np.pi, (2, 2))
     amplitude = settings.drift_a * settings.a_px * rng.normal(0, 0.5, (2, 2))
     # Half and one and a half waves over the frame, as a stage settles.
