@@ -139,8 +139,7 @@ def test_frames_are_turned_by_120_degrees_and_mirrored(island):
 
 
 def test_misplacement_is_as_large_as_cnn1_leaves_it(island):
-    votes = np.full(len(island.classes), 2)
-    cells = UnitCells.unclassified(island.chalcogen_px, island.metal_px, votes)
+    cells = island.cells
     rng = np.random.default_rng(2)
     shifts = []
     for _ in range(60):
@@ -193,7 +192,7 @@ def test_batches_join_the_cells_of_images(images):
 def test_inputs_fit_their_network(images, crop, channels):
     settings = TINY.model_copy(update={"crop": crop})
     item = TrainingSet(images / "train")[0]
-    cells = UnitCells.unclassified(item.chalcogen_px, item.metal_px, np.full(len(item.classes), 2))
+    cells = item.cells
     inputs = cell_inputs(item.pixels.astype(np.float32), item.lattice, cells, settings)
     assert inputs.shape == (len(cells), channels, 32, 32)
     network = build_classifier(settings).eval()
@@ -281,7 +280,7 @@ def save(path, tensors, settings, temperature):
 
 def predict(path, images, **options):
     item = TrainingSet(images / "validation")[0]
-    cells = UnitCells.unclassified(item.chalcogen_px, item.metal_px, np.full(len(item.classes), 2))
+    cells = item.cells
     data = item.pixels.astype(np.float32)
     classifier = Classifier(path, "cpu")
     return classifier, data, item.lattice, classifier.predict(data, item.lattice, cells, **options)

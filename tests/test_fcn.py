@@ -20,7 +20,6 @@ from napari_point_defects.baselines.fcn.training import train_fcn
 from napari_point_defects.canonical import CanonicalImage
 from napari_point_defects.devices import FitSettings
 from napari_point_defects.materials import DefectClass
-from napari_point_defects.records import UnitCells
 from napari_point_defects.simulation.noise import NoiseSettings, add_noise
 from napari_point_defects.simulation.scenes import SceneSettings, make_scene
 from napari_point_defects.training_set import LabelledImage
@@ -93,7 +92,7 @@ class _Known(FcnClassifier):
 
 def test_pixels_named_rightly_make_cells_of_the_right_class():
     item = labelled(1, rate=0.5)
-    cells = UnitCells.unclassified(item.chalcogen_px, item.metal_px, np.full(len(item.classes), 2))
+    cells = item.cells
     found = _Known(FcnSettings(), item).predict(item.pixels.astype(np.float32), item.lattice, cells)
     np.testing.assert_array_equal(found.probabilities.argmax(axis=1), item.classes)
     np.testing.assert_allclose(found.probabilities.sum(axis=1), 1, rtol=1e-5)
@@ -120,7 +119,7 @@ def test_it_learns_where_columns_are(tmp_path):
     weights, metrics = train_fcn((images, images[:2]), tmp_path, settings)
     assert metrics["val_accuracy"] > 0.8
     item = labelled(99, 0.0)
-    cells = UnitCells.unclassified(item.chalcogen_px, item.metal_px, np.full(len(item.classes), 2))
+    cells = item.cells
     found = FcnClassifier(weights, settings).predict(
         item.pixels.astype(np.float32), item.lattice, cells
     )

@@ -15,10 +15,9 @@ import torch
 from torch import nn
 from torchvision.models import resnet18
 
-from benchmarks.paper.training_images import cells_of
 from napari_point_defects.canonical import sample_windows
 from napari_point_defects.materials import CELL_FROM_CHALCOGEN, CELL_SIZE, DefectClass
-from napari_point_defects.records import Lattice, UnitCells
+from napari_point_defects.records import Lattice
 from napari_point_defects.training_set import LabelledImage
 
 SIDE = 64
@@ -105,10 +104,9 @@ def training_crops(images: Iterable[LabelledImage], seed: int) -> tuple[Crops, n
     rng = np.random.default_rng(seed)
     parts, classes = [], []
     for item in images:
-        cells: UnitCells = cells_of(item)
-        shift = rng.normal(0, _SHIFT_A * item.lattice.a_px, (len(cells), 2))
+        shift = rng.normal(0, _SHIFT_A * item.lattice.a_px, (len(item.classes), 2))
         data = item.pixels.astype(np.float32)
-        parts.append(Crops.cut(data, item.lattice, cells.chalcogen_px + shift))
+        parts.append(Crops.cut(data, item.lattice, item.chalcogen_px + shift))
         classes.append(item.classes)
     return Crops.joined(parts), np.concatenate(classes)
 

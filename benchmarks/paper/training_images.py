@@ -9,9 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
-
-from napari_point_defects.records import UnitCells
 from napari_point_defects.simulation.images import simulate_image
 from napari_point_defects.simulation.presets import TrainingSetSettings
 from napari_point_defects.training_set import LabelledImage
@@ -55,9 +52,3 @@ def training_images(count: int, noise: Noise, seed: int) -> Iterator[LabelledIma
     )
     for index in range(count):
         yield simulate_image(settings, 0, index)
-
-
-def cells_of(item: LabelledImage) -> UnitCells:
-    """Return the labelled cells."""
-    votes = np.full(len(item.classes), 2)
-    return UnitCells.unclassified(item.chalcogen_px, item.metal_px, votes)

@@ -15,7 +15,7 @@ from napari_point_defects.detection.prediction import Detector
 from napari_point_defects.detection.training import match_boxes
 from napari_point_defects.errors import Stopped
 from napari_point_defects.materials import CHALCOGEN_SITES, METAL_SITES, DefectClass
-from napari_point_defects.records import Hexagons, Lattice, UnitCells, hexagon_boxes
+from napari_point_defects.records import Hexagons, Lattice, hexagon_boxes
 from napari_point_defects.training_set import UNLABELLED, LabelledImage
 
 CLASS_NAMES = ("Perfect", *(c.name.replace("_V_", "+V_") for c in list(DefectClass)[1:]))
@@ -236,11 +236,8 @@ def evaluate_classifier(
             raise Stopped
         judged = item.classes != UNLABELLED
         if judged.any():
-            votes = np.full(len(judged), 2)
-            cells = UnitCells.unclassified(item.chalcogen_px, item.metal_px, votes)
-            cells = classifier.predict(
-                item.pixels.astype(np.float32), item.lattice, cells, should_stop=should_stop
-            )
+            data = item.pixels.astype(np.float32)
+            cells = classifier.predict(data, item.lattice, item.cells, should_stop=should_stop)
             confusion = confusion_matrix(item.classes[judged], cells.classes[judged])
             scores += ClassScores(confusion)
         on_progress((number + 1) / len(images), f"image {number + 1} of {len(images)}")

@@ -22,7 +22,7 @@ import io
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from napari_point_defects import training_set_journal as journal
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.material_files import is_formula
 from napari_point_defects.materials import DefectClass, get_material
-from napari_point_defects.records import Bending, Hexagons, Lattice, hexagon_boxes
+from napari_point_defects.records import Bending, Hexagons, Lattice, UnitCells, hexagon_boxes
 from napari_point_defects.training_set_journal import ANNOTATIONS
 
 HEXAGON_CATEGORY = 1
@@ -76,6 +76,12 @@ class LabelledImage:
     chalcogen_px: np.ndarray
     metal_px: np.ndarray
     classes: np.ndarray
+
+    @property
+    def cells(self) -> UnitCells:
+        """Its unit cells, as if nobody had judged them: ``classes`` is not in them."""
+        votes = np.full(len(self.classes), 2)
+        return UnitCells.unclassified(self.chalcogen_px, self.metal_px, votes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,7 +327,7 @@ class TrainingSet:
                 entries = [entry for entry, _ in journal.whole_lines(unfinished)]
                 self._images = [entry["image"] for entry in entries]
                 annotations = [a for entry in entries for a in entry["annotations"]]
-            self._labels = [_Labels.empty() for _ in self._images]
+            self._labels = [_Labels() for _ in self._images]
             index = {image["id"]: i for i, image in enumerate(self._images)}
             for annotation in annotations:
                 self._labels[index[annotation["image_id"]]].take(annotation)
@@ -339,11 +345,9 @@ class TrainingSet:
             pixels = imread(path)
         except (OSError, ValueError, SyntaxError) as error:  # the last: PIL on a broken PNG
             raise PointDefectsError(f"cannot read {path}: make the training set again") from error
-        lattice = Lattice(
-            np.array(image["lattice"]["origin"], float),
-            np.array(image["lattice"]["matrix"], float),
-            bending=bending_of(image["lattice"].get("bending")),
-        )
+        fields = image["lattice"]
+        origin, matrix = (np.array(fields[name], float) for name in ("origin", "matrix"))
+        lattice = Lattice(origin, matrix, bending=bending_of(fields.get("bending")))
         return LabelledImage(
             pixels,
             lattice,
@@ -378,14 +382,10 @@ def _formula(name: str) -> str:
 
 @dataclass(slots=True)
 class _Labels:
-    hexagons: list
-    chalcogen: list
-    metal: list
-    classes: list
-
-    @classmethod
-    def empty(cls) -> _Labels:
-        return cls([], [], [], [])
+    hexagons: list = field(default_factory=list)
+    chalcogen: list = field(default_factory=list)
+    metal: list = field(default_factory=list)
+    classes: list = field(default_factory=list)
 
     def take(self, annotation: dict) -> None:
         category = annotation["category_id"]
@@ -394,7 +394,6 @@ class _Labels:
         else:
             self.chalcogen.append(annotation["chalcogen"])
             self.metal.append(annotation["metal"])
-            unjudged = category == _UNLABELLED_CATEGORY
-            self.classes.append(
-                UNLABELLED if unjudged else DefectClass(category - FIRST_CELL_CATEGORY)
-            )
+            judged = category != _UNLABELLED_CATEGORY
+            number = category - FIRST_CELL_CATEGORY
+            self.classes.append(DefectClass(number) if judged else UNLABELLED)

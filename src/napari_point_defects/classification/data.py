@@ -41,7 +41,7 @@ class CellDataset(Dataset):
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         item = self.images[index]
         rng = np.random.default_rng(torch.randint(2**31, ()).item() if self.augment else index)
-        lattice, cells, classes = item.lattice, _cells(item), item.classes
+        lattice, cells, classes = item.lattice, item.cells, item.classes
         if self.augment and len(classes) > 1:
             turns, mirror = int(rng.integers(3)), bool(rng.random() < 0.5)
             if (classes == UNLABELLED).any():
@@ -86,11 +86,6 @@ def cell_view(item: LabelledImage, settings: ClassifierSettings, number: int) ->
     lattice, cells = misplace(lattice, cells, np.random.default_rng(number))
     data = item.pixels.astype(np.float32)
     return cell_inputs(data, lattice, cells, settings, upper=not mirror).half()
-
-
-def _cells(item: LabelledImage) -> UnitCells:
-    votes = np.full(len(item.classes), 2)
-    return UnitCells.unclassified(item.chalcogen_px, item.metal_px, votes)
 
 
 def turn(item: LabelledImage, *, turns: int, mirror: bool) -> tuple[Lattice, UnitCells, np.ndarray]:
