@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torchvision.models import resnet18
 
+from benchmarks.paper.judged_cells import JudgedImage
 from napari_point_defects.canonical import sample_windows
 from napari_point_defects.materials import CELL_FROM_CHALCOGEN, CELL_SIZE, DefectClass
 from napari_point_defects.records import Lattice
@@ -108,6 +109,16 @@ def training_crops(images: Iterable[LabelledImage], seed: int) -> tuple[Crops, n
         data = item.pixels.astype(np.float32)
         parts.append(Crops.cut(data, item.lattice, item.chalcogen_px + shift))
         classes.append(item.classes)
+    return Crops.joined(parts), np.concatenate(classes)
+
+
+def judged_crops(images: Iterable[JudgedImage]) -> tuple[Crops, np.ndarray]:
+    """Cut the cells that were found in experiments, and return what they truly are."""
+    parts, classes = [], []
+    for each in images:
+        places = each.analysis.cells.chalcogen_px[each.rows]
+        parts.append(Crops.cut(each.image.data, each.analysis.detection.lattice, places))
+        classes.append(each.classes)
     return Crops.joined(parts), np.concatenate(classes)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.paper.cell_networks import INPUTS, Crops, predict, train, training_crops
+from benchmarks.paper.cell_networks import INPUTS, judged_crops, predict, train, training_crops
 from benchmarks.paper.judged_cells import judged_images, scores
 from benchmarks.paper.training_images import Noise, training_images
 
@@ -26,15 +26,7 @@ def run(quick: bool) -> dict:
     items = training_images(16 if quick else 120, Noise(), _SEED)
     crops, classes = training_crops(items, _SEED)
     images = judged_images(3 if quick else 28, _SEED)
-    truth = np.concatenate([each.classes for each in images])
-    test = Crops.joined(
-        Crops.cut(
-            each.image.data,
-            each.analysis.detection.lattice,
-            each.analysis.cells.chalcogen_px[each.rows],
-        )
-        for each in images
-    )
+    test, truth = judged_crops(images)
     names = list(INPUTS)[:2] if quick else list(INPUTS)
     found = {}
     for name in names:

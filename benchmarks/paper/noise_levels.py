@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.paper.cell_networks import INPUTS, Crops, predict, train, training_crops
+from benchmarks.paper.cell_networks import INPUTS, judged_crops, predict, train, training_crops
 from benchmarks.paper.judged_cells import judged_images, scores
 from benchmarks.paper.training_images import Noise, training_images
 from napari_point_defects.analysis_settings import AnalysisSettings
@@ -28,15 +28,7 @@ _SEED = 4
 def run(quick: bool) -> dict:
     """Train a network per noise and judge the same cells with each."""
     images = judged_images(3 if quick else 28, _SEED)
-    truth = np.concatenate([each.classes for each in images])
-    test = Crops.joined(
-        Crops.cut(
-            each.image.data,
-            each.analysis.detection.lattice,
-            each.analysis.cells.chalcogen_px[each.rows],
-        )
-        for each in images
-    )
+    test, truth = judged_crops(images)
     noises = {f"λ {_named(lam)}": Noise(lam, 20.0) for lam in LAMBDAS}
     noises |= {f"μ {mu:g}": Noise((5.0, 20.0), mu) for mu in MUS if mu != 20}
     if quick:
