@@ -220,11 +220,15 @@ def _best_iou(boxes: np.ndarray, centres: np.ndarray) -> tuple[np.ndarray, np.nd
     if not len(boxes):
         return np.zeros(0), np.zeros(0, int)
     _, owner = cKDTree(centres).query((boxes[:, :2] + boxes[:, 2:]) / 2)
-    true = hexagon_boxes(centres[owner])
-    low, high = np.maximum(boxes[:, :2], true[:, :2]), np.minimum(boxes[:, 2:], true[:, 2:])
+    return pairwise_iou(boxes, hexagon_boxes(centres[owner])), owner
+
+
+def pairwise_iou(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Intersection over union of boxes (K, 4) with others, the first with the first and so on."""
+    low, high = np.maximum(boxes[:, :2], others[:, :2]), np.minimum(boxes[:, 2:], others[:, 2:])
     shared = np.prod(np.maximum(high - low, 0), axis=1)
-    area = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) + np.prod(true[:, 2:] - true[:, :2], axis=1)
-    return shared / (area - shared), owner
+    areas = [np.prod(each[:, 2:] - each[:, :2], axis=1) for each in (boxes, others)]
+    return shared / (areas[0] + areas[1] - shared)
 
 
 def images(quick: bool) -> Iterator[tuple[str, int, float, np.ndarray, Truth]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.spatial import cKDTree
 
+from benchmarks.accuracy import pairwise_iou
 from benchmarks.paper.experiments import experiments
 from napari_point_defects.analysis_settings import AnalysisSettings
 from napari_point_defects.lattice_nodes import CELL_MIDDLE
@@ -28,21 +29,19 @@ BETAS = (0.45, 0.50, 0.55, 0.60)
 TRUE_ALPHA, TRUE_BETA = 1 / HEXAGON_SIZE[1], 0.5
 PAPER = {"best_iou": 0.691, "alpha": 0.65, "beta": 0.5}
 LEAST_FITTED, LEAST_BEST = 0.90, 0.85
+FROM_MIDDLE = CHALCOGEN_SITES[0] - CELL_MIDDLE  # of the bond, to its X₂ column
 
 
-def overlap(boxes: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """Return the intersection over union of boxes (K, 4), pair by pair."""
-    low, high = np.maximum(boxes[:, :2], true[:, :2]), np.minimum(boxes[:, 2:], true[:, 2:])
-    shared = np.prod(np.maximum(high - low, 0), axis=1)
-    areas = [np.prod(each[:, 2:] - each[:, :2], axis=1) for each in (boxes, true)]
-    return shared / (areas[0] + areas[1] - shared)
+def cell_boxes(chalcogen: np.ndarray) -> np.ndarray:
+    """Return the canonical boxes of unit cells whose X₂ column lies there, (K, 4)."""
+    middles = chalcogen + CELL_FROM_CHALCOGEN
+    return np.concatenate([middles - CELL_SIZE / 2, middles + CELL_SIZE / 2], axis=1)
 
 
 def run(quick: bool) -> dict:
     """Return the table of mean IoU, and that of the fitted crops."""
     by_share = {(alpha, beta): [] for alpha in ALPHAS for beta in BETAS}
     fitted: list[np.ndarray] = []
-    from_middle = CHALCOGEN_SITES[0] + CELL_FROM_CHALCOGEN - CELL_MIDDLE
     for image, truth, _ in experiments(4 if quick else 24, seed=1):
         analysis = analyze(image, AnalysisSettings())
         lattice = analysis.detection.lattice
@@ -54,13 +53,13 @@ def run(quick: bool) -> dict:
         true_cells = np.concatenate(unit_cell_boxes(true[owner[found]], TRUE_ALPHA, TRUE_BETA))
         for (alpha, beta), values in by_share.items():
             cut = np.concatenate(unit_cell_boxes(boxes[found], alpha, beta))
-            values.append(overlap(cut, true_cells))
+            values.append(pairwise_iou(cut, true_cells))
         bonds = lattice.to_canonical(truth.cells(lattice)[0])
         ours = lattice.to_canonical(analysis.cells.centres_px)
         distance, owner = cKDTree(bonds).query(ours)
         near = distance < 0.3
-        pair = [_around(each + from_middle) for each in (ours[near], bonds[owner[near]])]
-        fitted.append(overlap(*pair))
+        pair = [cell_boxes(each + FROM_MIDDLE) for each in (ours[near], bonds[owner[near]])]
+        fitted.append(pairwise_iou(*pair))
     table = {
         f"{alpha:.2f}": {
             f"{beta:.2f}": float(np.concatenate(by_share[alpha, beta]).mean()) for beta in BETAS
@@ -86,7 +85,3 @@ def check(result: dict) -> list[str]:
     if result["best"]["iou"] < LEAST_BEST:
         problems.append(f"the paper's crop: best IoU {result['best']['iou']:.3f} < {LEAST_BEST}")
     return problems
-
-
-def _around(centres: np.ndarray) -> np.ndarray:
-    return np.concatenate([centres - CELL_SIZE / 2, centres + CELL_SIZE / 2], axis=1)

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 from scipy.spatial import cKDTree
 
-from benchmarks.paper.crops import overlap
+from benchmarks.accuracy import pairwise_iou
+from benchmarks.paper.crops import FROM_MIDDLE, cell_boxes
 from benchmarks.paper.experiments import experiments
 from benchmarks.paper.training_images import Noise, training_images
 from napari_point_defects.analysis_settings import AnalysisSettings
@@ -21,14 +22,7 @@ from napari_point_defects.detection.model import DETECTOR_PRESETS, DetectorSetti
 from napari_point_defects.detection.prediction import Detector
 from napari_point_defects.detection.training import train_detector
 from napari_point_defects.lattice import find_lattice
-from napari_point_defects.materials import (
-    CELL_FROM_CHALCOGEN,
-    CELL_SIZE,
-    CHALCOGEN_SITES,
-    METAL_SITES,
-    DefectClass,
-    get_material,
-)
+from napari_point_defects.materials import DefectClass, get_material
 from napari_point_defects.netcasting import cast_net
 from napari_point_defects.pipeline import analyze
 from napari_point_defects.weights import save_weights
@@ -37,7 +31,6 @@ PAPER = {"net-casting": 0.990, "unit cells directly": 0.953, "cells": 1691}
 CASTING, DIRECTLY, OURS = "net-casting", "unit cells directly", "this program"
 LEAST = 0.985
 _SEED = 2
-_BOND = METAL_SITES[0] - CHALCOGEN_SITES[0]
 
 
 def run(quick: bool) -> dict:
@@ -77,7 +70,7 @@ def _count(detectors: dict[str, Detector], quick: bool) -> dict:
     for image, truth, _ in experiments(3 if quick else 24, _SEED):
         analysis = analyze(image, AnalysisSettings())
         lattices = {OURS: analysis.detection.lattice}
-        boxes = {OURS: _cell_boxes(lattices[OURS].to_canonical(analysis.cells.chalcogen_px))}
+        boxes = {OURS: cell_boxes(lattices[OURS].to_canonical(analysis.cells.chalcogen_px))}
         lattice = find_lattice(image.data, get_material("MoTe2"))
         for name, detector in detectors.items():
             lattices[name] = lattice
@@ -86,10 +79,10 @@ def _count(detectors: dict[str, Detector], quick: bool) -> dict:
                 boxes[name] = found.canonical_boxes(lattice)
             else:
                 cells = cast_net(found, lattice, image.data.shape)
-                boxes[name] = _cell_boxes(lattice.to_canonical(cells.chalcogen_px))
+                boxes[name] = cell_boxes(lattice.to_canonical(cells.chalcogen_px))
         for name, own in boxes.items():
             middles, classes = truth.cells(lattices[name])
-            true = _cell_boxes(lattices[name].to_canonical(middles) - _BOND / 2)
+            true = cell_boxes(lattices[name].to_canonical(middles) + FROM_MIDDLE)
             iou, extra = _matched(own, true, lattices[name], image.data.shape)
             tally[name] += [len(true), (iou > 0.5).sum(), extra]
             covered[name].append(iou)
@@ -113,11 +106,6 @@ def _count(detectors: dict[str, Detector], quick: bool) -> dict:
     }
 
 
-def _cell_boxes(chalcogen: np.ndarray) -> np.ndarray:
-    middles = chalcogen + CELL_FROM_CHALCOGEN
-    return np.concatenate([middles - CELL_SIZE / 2, middles + CELL_SIZE / 2], axis=1)
-
-
 def _matched(
     boxes: np.ndarray, true: np.ndarray, lattice, shape: tuple[int, int]
 ) -> tuple[np.ndarray, int]:
@@ -130,7 +118,7 @@ def _matched(
         return iou, 0
     middles = [(each[:, :2] + each[:, 2:]) / 2 for each in (true, boxes)]
     _, owner = cKDTree(middles[0]).query(middles[1])
-    shared = overlap(boxes, true[owner])
+    shared = pairwise_iou(boxes, true[owner])
     np.maximum.at(iou, owner, shared)
     first = shared >= iou[owner]
     places = lattice.to_image(middles[1])
