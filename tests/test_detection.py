@@ -12,7 +12,7 @@ from torchvision.ops import nms
 
 from napari_point_defects.canonical import CanonicalImage
 from napari_point_defects.detection import prediction
-from napari_point_defects.detection.data import HexagonDataset, collate, misjudge
+from napari_point_defects.detection.data import FRAME_ERRORS, HexagonDataset, collate
 from napari_point_defects.detection.model import (
     DETECTOR_PRESETS,
     DetectorSettings,
@@ -36,6 +36,7 @@ from napari_point_defects.records import Lattice
 from napari_point_defects.simulation.presets import TrainingSetSettings
 from napari_point_defects.simulation.sets import simulate_image
 from napari_point_defects.training_set import TrainingSet, TrainingSetWriter
+from napari_point_defects.training_views import misjudge
 from napari_point_defects.weights import save_weights
 
 PIXELS_PER_A = 24.0
@@ -348,7 +349,7 @@ def test_misjudged_lattice_keeps_the_sublattices():
     rng = np.random.default_rng(0)
     determinants = []
     for _ in range(30):
-        other = misjudge(lattice, rng)
+        other = misjudge(lattice, rng, **FRAME_ERRORS)
         sites = lattice.to_image(CHALCOGEN_SITES)
         moved = other.to_image(CHALCOGEN_SITES)
         distance = np.linalg.norm(moved[:, None] - sites, axis=-1).min(axis=1)

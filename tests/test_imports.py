@@ -48,6 +48,7 @@ ROWS = [
         "training_set",
         "training_set_journal",
         "training_set_survey",
+        "training_views",
         "weights",
     },
     {"simulation", "measurement", "detection", "classification", "baselines", "labels"},

@@ -13,6 +13,7 @@ from napari_point_defects.classification.model import ClassifierSettings, cell_i
 from napari_point_defects.materials import CHALCOGEN_SITES, METAL_SITES, DefectClass
 from napari_point_defects.records import Lattice, UnitCells, cell_classes
 from napari_point_defects.training_set import UNLABELLED, LabelledImage, TrainingSet
+from napari_point_defects.training_views import frame_turn
 
 _COMMON_SHIFT = 0.02  # in a, standard deviation: the same for all cells of an image
 _CELL_SHIFT = 0.015  # in a, standard deviation
@@ -109,10 +110,7 @@ def turn(item: LabelledImage, *, turns: int, mirror: bool) -> tuple[Lattice, Uni
     cells : UnitCells
     classes : ndarray of int
     """
-    angle = 2 * np.pi / 3 * turns
-    symmetry = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-    if mirror:
-        symmetry = symmetry @ np.diag([1.0, -1.0])
+    symmetry = frame_turn(2 * np.pi / 3 * turns, mirror)
     lattice = replace(item.lattice, matrix_px=item.lattice.matrix_px @ symmetry)
     bond = (METAL_SITES[0] - CHALCOGEN_SITES[0]) @ lattice.matrix_px.T
     distance, metal = cKDTree(item.metal_px).query(item.chalcogen_px + bond)

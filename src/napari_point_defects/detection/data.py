@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 from torch.utils.data import Dataset
@@ -11,11 +9,11 @@ from torch.utils.data import Dataset
 from napari_point_defects.canonical import CanonicalImage, to_canonical_image
 from napari_point_defects.detection.model import DetectorSettings, input_channels
 from napari_point_defects.materials import CELL_FROM_CHALCOGEN
-from napari_point_defects.records import Lattice
 from napari_point_defects.training_set import TrainingSet
+from napari_point_defects.training_views import cut_square, misjudge, square_corner
 
-_ANGLE_ERROR = np.radians(1.0)
-_MATRIX_ERROR = 0.015
+FRAME_ERRORS = {"angle_error": np.radians(1.0), "matrix_error": 0.015}
+"""What frames are misjudged by in training; see :func:`misjudge`."""
 
 
 class HexagonDataset(Dataset):
@@ -40,7 +38,7 @@ class HexagonDataset(Dataset):
         rng = np.random.default_rng(torch.randint(2**31, ()).item() if self.augment else index)
         lattice = item.lattice
         if self.augment:
-            lattice = misjudge(lattice, rng)
+            lattice = misjudge(lattice, rng, **FRAME_ERRORS)
         image = to_canonical_image(item.pixels, lattice, self.settings.pixels_per_a)
         if self.settings.target == "hexagon":
             middles = lattice.to_canonical(item.hexagons_px)
@@ -61,25 +59,11 @@ class HexagonDataset(Dataset):
     ) -> tuple[np.ndarray, np.ndarray]:
         """Cut a square; what leaves it by more than an eighth of its box goes."""
         side = self.settings.train_crop_px
-        pixels = image.pixels
-        room = np.maximum(np.array(pixels.shape) - side, 0)
-        corner = rng.integers(0, room + 1) if self.augment else room // 2
-        cut = pixels[corner[0] : corner[0] + side, corner[1] : corner[1] + side]
-        canvas = np.zeros((side, side), np.float32)
-        canvas[: cut.shape[0], : cut.shape[1]] = cut
+        corner = square_corner(image.pixels.shape, side, rng if self.augment else None)
         centres = centres - corner
         reach = 0.375 * self.settings.box_size * self.settings.pixels_per_a
         kept = np.all((centres >= reach) & (centres <= side - 1 - reach), axis=1)
-        return canvas, centres[kept]
-
-
-def misjudge(lattice: Lattice, rng: np.random.Generator) -> Lattice:
-    """Return one of the six equivalent frames with the errors of a lattice search."""
-    angle = 2 * np.pi / 3 * rng.integers(3) + rng.normal(0, _ANGLE_ERROR)
-    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-    mirror = np.diag([1.0, rng.choice([-1.0, 1.0])])
-    error = np.eye(2) + rng.normal(0, _MATRIX_ERROR, (2, 2))
-    return replace(lattice, matrix_px=lattice.matrix_px @ turn @ mirror @ error)
+        return cut_square(image.pixels, corner, side), centres[kept]
 
 
 def collate(batch: list) -> tuple[list[torch.Tensor], list[dict[str, torch.Tensor]]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from napari_point_defects.baselines.fcn.model import (
 from napari_point_defects.canonical import to_canonical_image
 from napari_point_defects.materials import DefectClass
 from napari_point_defects.training_set import UNLABELLED, LabelledImage
+from napari_point_defects.training_views import cut_square, misjudge, square_corner
 
 _MATRIX_ERROR = 0.008
 
@@ -47,11 +47,7 @@ class PixelDataset(Dataset):
         rng = np.random.default_rng(torch.randint(2**31, ()).item() if self.augment else index)
         lattice = item.lattice
         if self.augment:
-            angle = 2 * np.pi / 3 * rng.integers(3)
-            turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-            turn = turn @ np.diag([1.0, rng.choice([-1.0, 1.0])])
-            error = np.eye(2) + rng.normal(0, _MATRIX_ERROR, (2, 2))
-            lattice = replace(lattice, matrix_px=lattice.matrix_px @ turn @ error)
+            lattice = misjudge(lattice, rng, matrix_error=_MATRIX_ERROR)
         image = to_canonical_image(
             item.pixels.astype(np.float32), lattice, self.settings.pixels_per_a
         )
@@ -62,15 +58,10 @@ class PixelDataset(Dataset):
         ]
         classes = pixel_classes(image.pixels.shape, *columns, item.classes[judged], self._radius_px)
         side = self.settings.crop_px
-        room = np.maximum(np.array(image.pixels.shape) - side, 0)
-        top, left = rng.integers(0, room + 1) if self.augment else room // 2
-        cut = slice(top, top + side), slice(left, left + side)
-        pixels = np.zeros((1, side, side), np.float32)
-        target = np.full((side, side), BACKGROUND)
-        part = image.pixels[cut]
-        pixels[0, : part.shape[0], : part.shape[1]] = part
-        target[: part.shape[0], : part.shape[1]] = classes[cut]
-        return torch.from_numpy(pixels), torch.from_numpy(target)
+        corner = square_corner(classes.shape, side, rng if self.augment else None)
+        pixels = cut_square(image.pixels, corner, side)
+        target = cut_square(classes, corner, side, BACKGROUND)
+        return torch.from_numpy(pixels)[None], torch.from_numpy(target)
 
     @property
     def _radius_px(self) -> float:

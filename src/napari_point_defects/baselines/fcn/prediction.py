@@ -72,13 +72,11 @@ class FcnClassifier:
             _mean_over_discs(pixels, image.to_pixels(lattice.to_canonical(points)), radius)
             for points in (cells.chalcogen_px, cells.metal_px)
         )
-        atoms = _renormalised(chalcogen[0][:, CHALCOGEN_PIXELS])
-        there = _renormalised(metal[0][:, METAL_PIXELS])
-        named = chalcogen[1][:, CHALCOGEN_PIXELS]
-        total = named.sum(axis=1, keepdims=True)
+        atoms = _shares(chalcogen[0][:, CHALCOGEN_PIXELS], 1 / len(CHALCOGEN_PIXELS))
+        there = _shares(metal[0][:, METAL_PIXELS], 1 / len(METAL_PIXELS))
         return FcnCells(
             probabilities=np.concatenate([atoms * there[:, :1], atoms * there[:, 1:]], axis=1),
-            confidence=np.where(total > 0, named / np.maximum(total, 1e-30), np.nan),
+            confidence=_shares(chalcogen[1][:, CHALCOGEN_PIXELS], np.nan),
         )
 
     def pixel_probabilities(self, image: CanonicalImage) -> np.ndarray:
@@ -119,6 +117,7 @@ def _mean_over_discs(
     )
 
 
-def _renormalised(shares: np.ndarray) -> np.ndarray:
-    total = shares.sum(axis=1, keepdims=True)
-    return np.where(total > 0, shares / np.maximum(total, 1e-30), 1 / shares.shape[1])
+def _shares(values: np.ndarray, of_nothing: float) -> np.ndarray:
+    """Divide each row by its sum, shape (K, C); one that is 0 throughout takes another value."""
+    total = values.sum(axis=1, keepdims=True)
+    return np.where(total > 0, values / np.maximum(total, 1e-30), of_nothing)
