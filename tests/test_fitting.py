@@ -267,9 +267,6 @@ class Brightness(TrainableModule):
     def validation_step(self, batch, index):
         self.errors.append(float((self.network(batch) - batch).abs().mean().detach()))
 
-    def on_validation_epoch_end(self):
-        self.log("val_score", self.figures()["val_score"])
-
     def figures(self):
         return {"val_score": -float(np.mean(self.errors))}
 

@@ -165,9 +165,10 @@ def fit(
 
 
 class TrainableModule(lightning.LightningModule):
-    """A network with its losses: what both CNNs' modules have in common.
+    """A network with its losses: what the modules of all networks have in common.
 
-    Subclasses set ``network``, log ``val_score`` and return ``figures`` of what was validated.
+    Subclasses set ``network`` and return ``figures`` of what was validated, among them
+    ``val_score``; those that are floats are logged.
     """
 
     network: torch.nn.Module
@@ -179,6 +180,11 @@ class TrainableModule(lightning.LightningModule):
     def figures(self) -> dict:
         """Return the figures of merit of the last validation."""
         raise NotImplementedError
+
+    def on_validation_epoch_end(self) -> None:
+        for name, value in self.figures().items():
+            if isinstance(value, float):
+                self.log(name, value)
 
     def configure_optimizers(self):
         parameters = [p for p in self.parameters() if p.requires_grad]

@@ -48,11 +48,6 @@ class ClassifierModule(TrainableModule):
         if self.crop == "window":
             self.noise.append(noise_of_inputs(inputs.float().cpu().numpy()))
 
-    def on_validation_epoch_end(self) -> None:
-        for name, value in self.figures().items():
-            if isinstance(value, float):
-                self.log(name, value)
-
     def figures(self) -> dict:
         """Loss, accuracy, mean F1 (``val_score``), confusion matrix and temperature."""
         logits, targets = torch.cat(self.logits), torch.cat(self.targets)

@@ -54,10 +54,6 @@ class DetectorModule(TrainableModule):
         }
         return {f"val_{name}": float(value) for name, value in figures.items()}
 
-    def on_validation_epoch_end(self) -> None:
-        for name, value in self.figures().items():
-            self.log(name, value)
-
 
 def match_boxes(found: torch.Tensor, truth: torch.Tensor) -> np.ndarray:
     """Count hits, true boxes, found boxes, and the hits' summed IoU.

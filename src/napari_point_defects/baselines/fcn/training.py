@@ -41,10 +41,6 @@ class FcnModule(TrainableModule):
         pairs = (target.cpu() * N_CLASSES + found).flatten()
         self.confusion += torch.bincount(pairs, minlength=N_CLASSES**2).reshape(N_CLASSES, -1)
 
-    def on_validation_epoch_end(self) -> None:
-        for name, value in self.figures().items():
-            self.log(name, value)
-
     def figures(self) -> dict[str, float]:
         """Return the share of pixels named rightly, and the mean intersection over union."""
         hits = self.confusion.diag()
