@@ -211,15 +211,21 @@ class _PairCounter:
         self.distance_a = length[first]
         # room for the longest step on every side: nothing wraps around
         self.sizes = [tuple(fft.next_fast_len(n + span, real=True) for n in g.shape) for g in grids]
-        whole = np.ones(n_cells, bool)
-        self.possible = self.count(whole, whole)
+        self.whole = self.transform(np.ones(n_cells, bool))
+        self.possible = self.count(self.whole, self.whole)
 
-    def count(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        """Return pairs at each distance of cells marked (N,) ``first`` and ``second``."""
+    def transform(self, marked: np.ndarray) -> list[np.ndarray]:
+        """Return the Fourier transform of marked cells, (N,) bool, on every grid."""
+        values = marked.astype(float)
+        return [
+            fft.rfft2(grid.image_of(values), size)
+            for grid, size in zip(self.grids, self.sizes, strict=True)
+        ]
+
+    def count(self, first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> np.ndarray:
+        """Return pairs at each distance of cells of which the transforms are given."""
         total = np.zeros(len(self.distance_a))
-        for grid, size in zip(self.grids, self.sizes, strict=True):
-            one = fft.rfft2(grid.image_of(first.astype(float)), size)
-            two = one if second is first else fft.rfft2(grid.image_of(second.astype(float)), size)
+        for one, two, size in zip(first, second, self.sizes, strict=True):
             pairs = np.rint(fft.irfft2(one.conj() * two, size))
             found = pairs[self.steps[:, 0] % size[0], self.steps[:, 1] % size[1]]
             total += np.bincount(self.shell, found, minlength=len(total))
@@ -234,15 +240,17 @@ def _correlation(
     rng: np.random.Generator,
 ) -> PairCorrelation:
     """Count pairs, and those of random placements of the second kind, or of the only one."""
-    seen = pairs.count(first, first if second is None else second)
     moved = first if second is None else second
-    random = np.empty((draws, len(seen)))
-    for draw in range(draws):
-        placed = rng.permutation(moved)
-        random[draw] = pairs.count(placed if second is None else first, placed)
-    expected = _expected(pairs, first, second)
-    tail = 100 * (1 - _LEVEL) / 2
-    low, high = np.percentile(random, (tail, 100 - tail), axis=0)
+    stay = None if second is None else pairs.transform(first)  # the same in all draws
+
+    def count(placed: np.ndarray) -> np.ndarray:
+        there = pairs.transform(placed)
+        return pairs.count(there if stay is None else stay, there)
+
+    seen = count(moved)
+    random = np.stack([count(rng.permutation(moved)) for _ in range(draws)])
+    expected = _expected(pairs, int(moved.sum()), stay)
+    low, high = _envelope(random)
     return PairCorrelation(
         distance_a=pairs.distance_a,
         pairs=seen.astype(int),
@@ -253,13 +261,18 @@ def _correlation(
     )
 
 
-def _expected(pairs: _PairCounter, first: np.ndarray, second: np.ndarray | None) -> np.ndarray:
+def _envelope(random: np.ndarray) -> np.ndarray:
+    """Return between what 95 % of random placements (draws, S) lie, each count by itself."""
+    tail = 100 * (1 - _LEVEL) / 2
+    return np.percentile(random, (tail, 100 - tail), axis=0)
+
+
+def _expected(pairs: _PairCounter, moved: int, stay: list[np.ndarray] | None) -> np.ndarray:
     """Return the mean of all placements: every possible pair is as likely as any other."""
     n = pairs.n_cells
-    if second is None:
-        marked = int(first.sum())
-        return pairs.possible * (marked * (marked - 1) / max(n * (n - 1), 1))
-    return pairs.count(first, np.ones(n, bool)) * (second.sum() / n)
+    if stay is None:
+        return pairs.possible * (moved * (moved - 1) / max(n * (n - 1), 1))
+    return pairs.count(stay, pairs.whole) * (moved / n)
 
 
 def _p_value(seen: np.ndarray, random: np.ndarray, expected: np.ndarray) -> float:
@@ -288,8 +301,7 @@ def _clusters(
     for draw in range(draws):
         placed = rng.permutation(defective)
         random[draw] = sum(_sizes(grid.image_of(placed)) for grid in grids)
-    tail = 100 * (1 - _LEVEL) / 2
-    low, high = np.percentile(random, (tail, 100 - tail), axis=0)
+    low, high = _envelope(random)
     return Clusters(
         number=number,
         sizes=np.arange(1, _LARGEST + 1),
