@@ -6,6 +6,7 @@ bright one where there is one too many.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,11 +96,10 @@ def simulate_twin(
     signal = _render(data.shape, cells, where, material, blur, chalcogen_gain, microscope)
     seen = np.isfinite(data) & _analysed(data.shape, where)
     values = np.where(seen, data, 0).astype(np.float32)
-    reach = _BACKGROUND_A * a_px
-    rough = _local_mean(values, seen, reach), _local_mean(signal, seen, reach)
-    contrast = np.where(seen, values - rough[0], 0), np.where(seen, signal - rough[1], 0)
+    local_mean = _local_mean(seen, _BACKGROUND_A * a_px)
+    contrast = [np.where(seen, each - local_mean(each), 0) for each in (values, signal)]
     scale = np.vdot(contrast[0], contrast[1]) / max(np.vdot(contrast[1], contrast[1]), 1e-30)
-    model = scale * signal + _local_mean(values - scale * signal, seen, reach)
+    model = scale * signal + local_mean(values - scale * signal)
     expected = _expected_spread(model, measured)
     left = np.where(seen, values - model, 0)
     known = expected is not None
@@ -170,11 +170,15 @@ def _analysed(shape: tuple[int, int], where: DomainMap) -> np.ndarray:
     return where.area.to_pixels() < FIRST_CODE
 
 
-def _local_mean(values: np.ndarray, seen: np.ndarray, sigma: float) -> np.ndarray:
-    """Average over a Gaussian, over what is seen; 0 where nothing is."""
+def _local_mean(seen: np.ndarray, sigma: float) -> Callable[[np.ndarray], np.ndarray]:
+    """Return what averages images over a Gaussian, over what is seen; 0 where nothing is."""
     weight = gaussian_filter(seen.astype(np.float32), sigma)
-    total = gaussian_filter(np.where(seen, values, 0).astype(np.float32), sigma)
-    return np.where(weight > 1e-3, total / np.maximum(weight, 1e-3), 0)
+
+    def average(values: np.ndarray) -> np.ndarray:
+        total = gaussian_filter(np.where(seen, values, 0).astype(np.float32), sigma)
+        return np.where(weight > 1e-3, total / np.maximum(weight, 1e-3), 0)
+
+    return average
 
 
 def _expected_spread(model: np.ndarray, measured: Measurement) -> np.ndarray | None:
