@@ -49,6 +49,13 @@ def test_a_study_holds_what_its_parts_find(found):
     assert 0 < summary["strain"]["e_yy"]["standard_deviation"] < 0.03
 
 
+def test_strain_that_is_known_nowhere_is_not_summed_up(found):
+    unknown = np.full_like(found.strain.values, np.nan)
+    dark = replace(found, strain=replace(found.strain, values=unknown))
+    assert not [line for line in dark.findings() if "strain" in line]
+    assert np.isnan(dark.summary()["strain"]["e_yy"]["mean"])
+
+
 def test_files_of_a_study(found, tmp_path):
     paths = write_study(found, tmp_path)
     assert sorted(tmp_path.iterdir()) == sorted(study_paths("sheet", tmp_path).values())

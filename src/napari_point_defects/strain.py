@@ -57,6 +57,14 @@ class StrainMap:
         table.insert(0, "cell_id", np.arange(len(table)))
         return table.join(pd.DataFrame(self.values, columns=list(COMPONENTS)))
 
+    def moments(self) -> np.ndarray:
+        """Return mean and standard deviation of the components, shape (4, 2).
+
+        NaN for one that is known nowhere.
+        """
+        known = (column[np.isfinite(column)] for column in self.values.T)
+        return np.array([(c.mean(), c.std()) if len(c) else (np.nan, np.nan) for c in known])
+
     def picture(self, shape: tuple[int, int], step_px: int, reach_px: float) -> np.ndarray:
         """Return the components as pictures, each sample that of the nearest cell.
 

@@ -83,7 +83,7 @@ class Study:
         clusters = self.statistics.clusters
         several, usual = clusters.count[1:].sum(), clusters.expected[1:].sum()
         lines.append(f"clusters of two and more defective cells: {several}, {usual:.1f} if random")
-        spread = np.nanstd(self.strain.values, axis=0) * [100, 100, 100, 1]
+        spread = self.strain.moments()[:, 1] * [100, 100, 100, 1]
         if np.isfinite(spread).all():
             along_x, along_y, shear, turn = spread
             lines.append(
@@ -111,15 +111,9 @@ class Study:
             }
             for name, each in self.correlations().items()
         }
-        values = self.strain.values
         strain = {
-            name: {
-                "mean": float(np.nanmean(column)) if np.isfinite(column).any() else np.nan,
-                "standard_deviation": float(np.nanstd(column))
-                if np.isfinite(column).any()
-                else np.nan,
-            }
-            for name, column in zip(COMPONENTS, values.T, strict=True)
+            name: {"mean": float(mean), "standard_deviation": float(spread)}
+            for name, (mean, spread) in zip(COMPONENTS, self.strain.moments(), strict=True)
         }
         return {
             "image": self.image.name,
