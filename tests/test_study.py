@@ -10,6 +10,7 @@ import pytest
 import tifffile
 from typer.testing import CliRunner
 
+from napari_point_defects import image_matching
 from napari_point_defects.analysis_settings import AnalysisSettings
 from napari_point_defects.cli import app
 from napari_point_defects.errors import PointDefectsError, Stopped
@@ -47,6 +48,19 @@ def test_a_study_holds_what_its_parts_find(found):
     summary = found.summary()
     assert summary["n_cells"] == n
     assert 0 < summary["strain"]["e_yy"]["standard_deviation"] < 0.03
+
+
+def test_an_image_that_was_measured_is_not_measured_again(pixels, found, monkeypatch):
+    analysis = analyze(StemImage(pixels, "sheet"), SETTINGS)
+    monkeypatch.setattr(image_matching, "measure", None)
+    again = study(
+        analysis.image,
+        analysis.detection,
+        analysis.cells,
+        SETTINGS,
+        measurement=analysis.measurement,
+    )
+    np.testing.assert_array_equal(again.twin.residual, found.twin.residual)
 
 
 def test_strain_that_is_known_nowhere_is_not_summed_up(found):

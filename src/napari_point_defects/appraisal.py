@@ -42,7 +42,7 @@ def appraise(
     outside = training_warnings(measured, detection, image.data.shape, settings)
     detection = replace(detection, warnings=(*detection.warnings, *outside))
     census = census_of(image, detection, cells, settings, measured)
-    return Analysis(image, detection, cells, census)
+    return Analysis(image, detection, cells, census, measured)
 
 
 def measure(

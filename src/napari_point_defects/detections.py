@@ -9,6 +9,7 @@ import numpy as np
 
 from napari_point_defects.analysed_area import AnalysedArea, Domain
 from napari_point_defects.domains.casting import DomainMap
+from napari_point_defects.measured import Measurement
 from napari_point_defects.records import Hexagons, Lattice, StemImage, UnitCells
 
 
@@ -62,9 +63,22 @@ class Detection:
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """Everything found in one image."""
+    """Everything found in one image.
+
+    Attributes
+    ----------
+    image : StemImage
+    detection : Detection
+    cells : UnitCells
+        Classified.
+    census : dict
+        As written to JSON.
+    measurement : Measurement or None
+        How the image was recorded; None where it was not measured.
+    """
 
     image: StemImage
     detection: Detection
     cells: UnitCells
     census: dict[str, Any]
+    measurement: Measurement | None = None

@@ -16,6 +16,7 @@ from napari_point_defects.detections import Detection
 from napari_point_defects.errors import PointDefectsError, Stopped
 from napari_point_defects.image_twin import twin_of_image
 from napari_point_defects.materials import Material, get_material
+from napari_point_defects.measured import Measurement
 from napari_point_defects.outputs import write_json, write_table, write_together
 from napari_point_defects.records import StemImage, UnitCells
 from napari_point_defects.simulation.twin import Twin
@@ -133,6 +134,7 @@ def study(
     cells: UnitCells,
     settings: AnalysisSettings,
     *,
+    measurement: Measurement | None = None,
     on_progress: Progress = lambda share, text: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Study:
@@ -146,6 +148,8 @@ def study(
         Classified.
     settings : AnalysisSettings
         Of the analysis.
+    measurement : Measurement, optional
+        Of that image and those cells; made now where it is not given.
     on_progress, should_stop : callable
 
     Raises
@@ -169,7 +173,7 @@ def study(
     step(0.6, "simulating the twin")
     remarks, twin = [], None
     try:
-        twin = twin_of_image(image, detection, cells, settings)
+        twin = twin_of_image(image, detection, cells, settings, measurement)
     except PointDefectsError as error:
         remarks.append(str(error))
     step(1.0, "done")

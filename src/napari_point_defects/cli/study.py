@@ -50,6 +50,7 @@ def study(
             analysis.detection,
             analysis.cells,
             settings,
+            measurement=analysis.measurement,
             on_progress=lambda share, text: on_progress(0.7 + 0.3 * share, text),
         )
     for line in (*analysis.detection.warnings, *found.remarks):
