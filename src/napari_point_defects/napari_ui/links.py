@@ -6,7 +6,7 @@ holding them: a copied layer stays copyable, and a closed viewer is not kept ali
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
@@ -128,7 +128,6 @@ class MapLink:
     kind: str = ""
 
 
-Link = HexagonsLink | CellsLink | MaskLink | AreaLink | MapLink
 _L = TypeVar("_L", HexagonsLink, CellsLink, MaskLink, AreaLink, MapLink)
 
 
@@ -148,13 +147,19 @@ def disown(layer: Layer) -> None:
     layer.metadata[KEY] = replace(layer.metadata[KEY], layer_id=None)
 
 
-def own_layer(layers: Iterable[Layer], image_id: Hashable, kind: type[Link]) -> Layer | None:
-    """Return the layer of that kind that an earlier run drew for that image."""
+def own_layers(
+    layers: Iterable[Layer], image_id: Hashable, kind: type[_L]
+) -> Iterator[tuple[Layer, _L]]:
+    """Yield the layers of that kind that earlier runs drew for that image, with their links."""
     for layer in layers:
         link = link_of(layer, kind)
         if link and link.image_id == image_id and link.layer_id == layer.unique_id:
-            return layer
-    return None
+            yield layer, link
+
+
+def own_layer(layers: Iterable[Layer], image_id: Hashable, kind: type[_L]) -> Layer | None:
+    """Return the layer of that kind that an earlier run drew for that image."""
+    return next((layer for layer, _ in own_layers(layers, image_id, kind)), None)
 
 
 def image_layer(layers: Iterable[Layer], image_id: Hashable) -> Layer | None:

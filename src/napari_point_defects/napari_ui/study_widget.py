@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import napari
-from napari.layers import Image, Layer
+from napari.layers import Layer
 from qtpy.QtWidgets import QComboBox, QHBoxLayout, QLabel, QPushButton, QWidget
 
 from napari_point_defects.errors import PointDefectsError
@@ -23,11 +23,12 @@ from napari_point_defects.napari_ui.links import (
     image_layer,
     link_of,
     own_layer,
+    own_layers,
     replace_layer,
 )
 from napari_point_defects.napari_ui.pane import Pane
 from napari_point_defects.napari_ui.run_panel import RunPanel
-from napari_point_defects.napari_ui.study_layers import MAPS, RESIDUAL, MapChoice, map_layer_data
+from napari_point_defects.napari_ui.study_layers import MAPS, RESIDUAL, map_layer_data
 from napari_point_defects.napari_ui.study_plot import StudyPlot
 from napari_point_defects.napari_ui.viewers import own_viewer
 from napari_point_defects.study import Study, study, study_paths, write_study
@@ -109,7 +110,8 @@ class StudyWidget(Pane):
         choice, layers = self.maps.currentData(), self._viewer.layers
         active = layers.selection.active
         new = Layer.create(*map_layer_data(self.shown, image, choice))
-        old = next((each for each in layers if _is_map(each, image, choice)), None)
+        drawn = own_layers(layers, image.unique_id, MapLink)
+        old = next((layer for layer, link in drawn if link.kind == choice.suffix), None)
         replace_layer(self._viewer, old, new)
         if old is None:  # under what is drawn on the image
             layers.move(layers.index(new), layers.index(image) + 1)
@@ -187,13 +189,3 @@ class StudyWidget(Pane):
             "In <i>image less its twin</i>, a wrong class is a blue or red spot.</p>"
         )
         self.stack(self.images, self.run, self.findings, self.buttons, self.plot)
-
-
-def _is_map(layer: Layer, image: Image, choice: MapChoice) -> bool:
-    """Tell whether a layer is that map of that image, as an earlier study drew it."""
-    link = link_of(layer, MapLink)
-    return (
-        link is not None
-        and (link.image_id, link.layer_id) == (image.unique_id, layer.unique_id)
-        and link.kind == choice.suffix
-    )
