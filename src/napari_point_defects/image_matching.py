@@ -108,6 +108,19 @@ def observe(
     )
 
 
+def require_measured(observed: MeasuredImage, refusal: str) -> None:
+    """Refuse an image whose measurement found nothing to rest on, and say why.
+
+    Raises
+    ------
+    PointDefectsError
+        Begins with ``refusal``.
+    """
+    if not observed.measurement.cells:
+        reason = "; ".join(observed.measurement.remarks) or "too few of its cells are perfect"
+        raise PointDefectsError(f"{refusal}: {reason}")
+
+
 def match_image(
     image: StemImage,
     observed: MeasuredImage,
@@ -136,9 +149,7 @@ def match_image(
     PointDefectsError
         If the image could not be measured, or one like it cannot be simulated.
     """
-    if not observed.measurement.cells:
-        reason = "; ".join(observed.measurement.remarks) or "too few of its cells are perfect"
-        raise PointDefectsError(f"{image.name} cannot be matched: {reason}")
+    require_measured(observed, f"{image.name} cannot be matched")
     load_columns(observed.material, base.microscope)  # minutes, where abTEM has not run yet
     shape = tuple(min(n, _MOST_PX) for n in image.data.shape)
     likeness = match(replace(observed, shape=shape), base=base, seed=seed)

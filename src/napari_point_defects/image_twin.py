@@ -6,8 +6,7 @@ from dataclasses import replace
 
 from napari_point_defects.analysis_settings import AnalysisSettings
 from napari_point_defects.detections import Detection
-from napari_point_defects.errors import PointDefectsError
-from napari_point_defects.image_matching import observe
+from napari_point_defects.image_matching import observe, require_measured
 from napari_point_defects.measured import Measurement
 from napari_point_defects.records import StemImage, UnitCells
 from napari_point_defects.simulation.likeness import match
@@ -44,9 +43,7 @@ def twin_of_image(
         If the image could not be measured, or one like it cannot be simulated.
     """
     observed = observe(image, detection, cells, settings, measurement)
-    if not observed.measurement.cells:
-        reason = "; ".join(observed.measurement.remarks) or "too few of its cells are perfect"
-        raise PointDefectsError(f"{image.name} has no twin: {reason}")
+    require_measured(observed, f"{image.name} has no twin")
     recipe = match(replace(observed, shape=_SHAPE), base=PRESETS["wide"]).recipe
     scene = recipe.scene
     return simulate_twin(
