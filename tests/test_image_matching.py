@@ -222,6 +222,16 @@ def test_match_is_written_and_read_back(known, tmp_path):
         write_match(match, tmp_path)
 
 
+def test_a_match_is_written_whole_or_not_at_all(known, tmp_path, monkeypatch):
+    def full(*given):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(image_matching, "write_json", full)
+    with pytest.raises(PointDefectsError, match="no space left"):
+        write_match(match_image(*known), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 # --- the training range -------------------------------------------------------------------------
 
 

@@ -15,7 +15,7 @@ from napari_point_defects.detections import Detection
 from napari_point_defects.errors import PointDefectsError, Stopped
 from napari_point_defects.materials import DefectClass, get_material
 from napari_point_defects.measured import Measurement
-from napari_point_defects.outputs import atomic_write, check_outputs, write_json
+from napari_point_defects.outputs import write_json, write_together
 from napari_point_defects.pipeline import classify, detect
 from napari_point_defects.records import StemImage, UnitCells
 from napari_point_defects.settings_files import write_settings
@@ -243,18 +243,17 @@ def write_match(found: ImageMatch, folder: Path, overwrite: bool = False) -> dic
         If a file exists and may not be overwritten, or the folder cannot be written.
     """
     paths = match_paths(folder)
-    check_outputs(list(paths.values()), overwrite)
-    write_settings(paths["settings"], found.likeness.settings, overwrite)
-    write_settings(paths["recipe"], found.likeness.recipe, overwrite)
-    with atomic_write(paths["figure"], overwrite) as temporary:
-        found.figure().savefig(temporary, format="png", dpi=150)
     record = {
         "image": found.image.name,
         "measurement": found.observed.measurement.as_dict(),
         "remarks": list(found.likeness.remarks),
         "comparison": found.comparison.as_dict(),
     }
-    write_json(record, paths["record"], overwrite)
+    with write_together(paths, overwrite) as temporary:
+        write_settings(temporary["settings"], found.likeness.settings, True)
+        write_settings(temporary["recipe"], found.likeness.recipe, True)
+        found.figure().savefig(temporary["figure"], format="png", dpi=150)
+        write_json(record, temporary["record"], True)
     return paths
 
 
