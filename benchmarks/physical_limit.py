@@ -214,32 +214,58 @@ def judge(conditions: Conditions, seed: tuple[int, ...]) -> dict:
     return compare(field, analysis, {"ideal": ideal}, {"rule": rule})
 
 
-def compare(field: Field, analysis: Analysis, by_column: dict, by_cell: dict) -> dict:
-    """Count errors of classes given per true cell and per found cell, on the cells found."""
-    lattice, cells = analysis.detection.lattice, analysis.cells
+@dataclass(frozen=True)
+class FoundCells:
+    """The true cells of a field that an analysis found, paired as it pairs X₂ with M.
+
+    Attributes
+    ----------
+    rows : ndarray of shape (K,)
+        Of the analysis' cells.
+    chalcogen, metal : ndarray of shape (K,)
+        Of the field's columns.
+    missed : int
+        True cells that were not found.
+    """
+
+    rows: np.ndarray
+    chalcogen: np.ndarray
+    metal: np.ndarray
+    missed: int
+
+    def classes(self, by_column: np.ndarray) -> np.ndarray:
+        """Return these cells' classes, given what the field's columns are."""
+        lacks_metal = by_column[self.metal] >= DefectClass.V_M
+        return by_column[self.chalcogen] % 3 + 3 * lacks_metal
+
+
+def found_cells(field: Field, analysis: Analysis) -> FoundCells:
+    """Match an analysis with the truth of its image."""
     a = field.lattice.a_px
-    bond = (METAL_SITES[0] - CHALCOGEN_SITES[0]) @ lattice.matrix_px.T
-    distance, partner = cKDTree(field.metal_px).query(field.chalcogen_px + bond)
-    paired = np.flatnonzero(distance < 0.25 * a)
-    partner = partner[paired]
-
-    def in_this_frame(classes: np.ndarray) -> np.ndarray:
-        """Pair every X₂ column with the M column that the analysis pairs it with."""
-        return classes[paired] % 3 + 3 * (classes[partner] >= DefectClass.V_M)
-
-    middles = (field.chalcogen_px[paired] + field.metal_px[partner]) / 2
+    bond = (METAL_SITES[0] - CHALCOGEN_SITES[0]) @ analysis.detection.lattice.matrix_px.T
+    distance, metal = cKDTree(field.metal_px).query(field.chalcogen_px + bond)
+    chalcogen = np.flatnonzero(distance < 0.25 * a)
+    metal = metal[chalcogen]
+    middles = (field.chalcogen_px[chalcogen] + field.metal_px[metal]) / 2
     edge = 1.7 * a  # nearer, no hexagon need be whole
     countable = np.all((middles > edge) & (middles < np.array(field.counts.shape) - edge), axis=1)
-    distance, cell = cKDTree(cells.centres_px).query(middles)
+    distance, row = cKDTree(analysis.cells.centres_px).query(middles)
     found = countable & (distance < 0.25 * a)
-    truth = in_this_frame(field.classes)[found]
-    judged = {"networks": cells.classes[cell[found]]}
-    judged |= {name: in_this_frame(classes)[found] for name, classes in by_column.items()}
-    judged |= {name: classes[cell[found]] for name, classes in by_cell.items()}
+    missed = int((countable & ~found).sum())
+    return FoundCells(row[found], chalcogen[found], metal[found], missed)
+
+
+def compare(field: Field, analysis: Analysis, by_column: dict, by_cell: dict) -> dict:
+    """Count errors of classes given per true cell and per found cell, on the cells found."""
+    found = found_cells(field, analysis)
+    truth = found.classes(field.classes)
+    judged = {"networks": analysis.cells.classes[found.rows]}
+    judged |= {name: found.classes(classes) for name, classes in by_column.items()}
+    judged |= {name: classes[found.rows] for name, classes in by_cell.items()}
     perfect = truth == DefectClass.PERFECT
     return {
-        "cells": int(found.sum()),
-        "missed": int((countable & ~found).sum()),
+        "cells": len(truth),
+        "missed": found.missed,
         "perfect": int(perfect.sum()),
         **{
             name: {

@@ -76,7 +76,7 @@ class _Known(FcnClassifier):
     """Names pixels as a picture says."""
 
     def __init__(self, settings, classes):
-        super().__init__(FullyConvolutional(settings.filters).state_dict(), settings)
+        super().__init__(FullyConvolutional(settings.filters), settings)
         self.classes = classes
 
     def pixel_probabilities(self, image):
@@ -103,7 +103,7 @@ def test_pixels_named_rightly_make_cells_of_the_right_class():
 def test_tiles_give_what_the_whole_gives(monkeypatch):
     torch.manual_seed(0)
     settings = FcnSettings(filters=4)
-    fcn = FcnClassifier(FullyConvolutional(4).state_dict(), settings)
+    fcn = FcnClassifier(FullyConvolutional(4), settings)
     pixels = np.random.default_rng(0).normal(size=(200, 264)).astype(np.float32)
     image = CanonicalImage(pixels, np.zeros(2), 16)
     whole = fcn.pixel_probabilities(image)
@@ -120,7 +120,7 @@ def test_it_learns_where_columns_are(tmp_path):
     assert metrics["val_accuracy"] > 0.8
     item = labelled(99, 0.0)
     cells = item.cells
-    found = FcnClassifier(weights, settings).predict(
+    found = FcnClassifier.of_weights(weights, settings).predict(
         item.pixels.astype(np.float32), item.lattice, cells
     )
     assert np.mean(found.probabilities.argmax(axis=1) == DefectClass.PERFECT) == pytest.approx(

@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks.paper import censuses, channels, crops, detection, noise_levels
+from benchmarks.paper import censuses, channels, crops, detection, noise_levels, pixel_networks
 
 RESULTS = Path(__file__).parents[1] / "results"
 COMPARISONS = {
@@ -21,6 +21,7 @@ COMPARISONS = {
     "fig2de": detection,
     "fig3e": channels,
     "fig4b": noise_levels,
+    "fig5": pixel_networks,
     "fig6c": censuses,
 }
 

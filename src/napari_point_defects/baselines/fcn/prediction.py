@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import nn
 
 from napari_point_defects.baselines.fcn.data import disc_pixels
 from napari_point_defects.baselines.fcn.model import (
@@ -45,15 +46,20 @@ class FcnClassifier:
 
     Parameters
     ----------
-    weights : dict of Tensor
+    network : Module
+        Takes images (N, 1, H, W), whose sides are multiples of eight, to scores (N, 6, H, W).
     settings : FcnSettings
     """
 
-    def __init__(self, weights: dict[str, torch.Tensor], settings: FcnSettings) -> None:
-        self.settings = settings
-        self.network = FullyConvolutional(settings.filters)
-        self.network.load_state_dict(weights)
-        self.network.eval()
+    def __init__(self, network: nn.Module, settings: FcnSettings) -> None:
+        self.network, self.settings = network.eval(), settings
+
+    @classmethod
+    def of_weights(cls, weights: dict[str, torch.Tensor], settings: FcnSettings) -> FcnClassifier:
+        """Return it from what :func:`~.training.train_fcn` returned."""
+        network = FullyConvolutional(settings.filters)
+        network.load_state_dict(weights)
+        return cls(network, settings)
 
     def predict(self, data: np.ndarray, lattice: Lattice, cells: UnitCells) -> FcnCells:
         """Name the cells of an image.
