@@ -17,6 +17,7 @@ from napari_point_defects.census import (
     count_interval,
     take_census,
 )
+from napari_point_defects.concentrations import class_shares
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.materials import get_material
 from napari_point_defects.records import Calibration, Lattice, UnitCells
@@ -163,6 +164,32 @@ def test_census_dict_keeps_the_contract():
         3.689 / census.area_nm2, rel=1e-3
     )
     assert content["settings"] == {"alpha": 0.65}
+
+
+def test_estimates_stand_beside_the_counts():
+    cells = cells_of([900, 80, 10, 6, 2, 2])
+    census = take_census(cells, lattice_of(50), MOTE2, (0.007, 0.007))
+    content = census_dict(
+        census, lattice_of(50), (0.007, 0.007), "file", estimates=class_shares(cells.probabilities)
+    )
+    json.dumps(content, allow_nan=False)
+    rows = [*content["classes"].values(), content["defects"]]
+    for row in rows:
+        estimate = row["estimate"]
+        low, high = estimate["fraction_interval95"]
+        assert low <= estimate["fraction"] <= high
+        assert estimate["density_per_cm2"] == pytest.approx(
+            1e14 * estimate["fraction"] / census.cell_area_nm2
+        )
+    # each class is as frequent as its probabilities say: 0.9 of its own cells, 0.02 of others'
+    expected = cells.probabilities.mean(axis=0)
+    found = [row["estimate"]["fraction"] for row in rows[:-1]]
+    np.testing.assert_allclose(found, expected, rtol=0.02)
+    assert rows[-1]["estimate"]["fraction"] == pytest.approx(1 - expected[0], rel=0.01)
+    # doubt widens the interval beyond that of the counting
+    low, high = rows[1]["estimate"]["density_per_cm2_interval95"]
+    counted = rows[1]["density_per_cm2_interval95"]
+    assert high - low > counted[1] - counted[0]
 
 
 def test_pixel_size_from_the_lattice_alone():

@@ -396,6 +396,8 @@ def test_contract_of_the_shipped_weights(tmp_path):
         assert row["density_per_cm2"] == pytest.approx(1e14 * row["density_per_nm2"])
         low, high = row["density_per_cm2_interval95"]
         assert low <= row["density_per_cm2"] <= high
+        low, high = row["estimate"]["density_per_cm2_interval95"]
+        assert low <= row["estimate"]["density_per_cm2"] <= high
     assert census["weights"]["detector"].startswith("detector-compact@")
     assert census["weights"]["classifier"].startswith("classifier-compact@")
     assert len(scene.classes) > len(table)

@@ -9,6 +9,7 @@ from typing import Any
 from napari_point_defects import __version__, networks
 from napari_point_defects.analysis_settings import AnalysisSettings
 from napari_point_defects.census import census_dict, take_census
+from napari_point_defects.concentrations import class_shares
 from napari_point_defects.detections import Analysis, Detection
 from napari_point_defects.domains.report import domains_report
 from napari_point_defects.materials import get_material
@@ -82,6 +83,8 @@ def census_of(
     """Return the census as written to JSON, with the measurement if there is one."""
     material = get_material(settings.material)
     files = networks.weights_of(settings)
+    classifier = networks.classifier_of(settings)
+    priors = classifier.calibration.shares_in(cells.probabilities)
     region = region_entry(settings.region, image.data.shape, detection.pixel_size_nm)
     census = census_dict(
         take_census(
@@ -97,13 +100,14 @@ def census_of(
         warnings=with_current_warning(detection.warnings, material.formula, files),
         weights={
             "detector": networks.detector_of(settings).weights.version,
-            "classifier": networks.classifier_of(settings).weights.version,
+            "classifier": classifier.weights.version,
         },
         versions={"napari-point-defects": __version__, "python": platform.python_version()},
         settings={"image": image.name, "signal": image.signal}
         | settings.model_dump(mode="json", exclude={"region"}),
         quality=quality_of(image, detection, cells, settings).as_dict(),
         measurement=measurement,
+        estimates=class_shares(cells.probabilities, priors),
     )
     report = domains_report(detection.domain_map, cells, detection.pixel_size_nm)
     return census | {"region": region} | report

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import gammainccinv, gammaincinv
 
+from napari_point_defects.concentrations import Share
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.materials import DefectClass, Material
 from napari_point_defects.measured import Measurement
@@ -18,6 +19,11 @@ from napari_point_defects.records import Lattice, UnitCells
 from napari_point_defects.review import UNSURE_BELOW, is_unsure
 
 NM2_PER_CM2 = 1e14
+
+_ESTIMATE = (
+    "every cell weighed with its calibrated probability of each class, Jeffreys' prior; "
+    "95 % interval of the classifier's doubt and the counting together"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +192,7 @@ def census_dict(
     settings: Mapping[str, Any] | None = None,
     measurement: Measurement | None = None,
     quality: Mapping[str, Any] | None = None,
+    estimates: tuple[Sequence[Share], Share] | None = None,
 ) -> dict[str, Any]:
     """Return everything a census is, ready for JSON.
 
@@ -204,7 +211,10 @@ def census_dict(
         How the image was recorded; left out where it was not measured.
     quality : mapping
         See :meth:`~napari_point_defects.quality.Quality.as_dict`.
+    estimates : (sequence of Share, Share), optional
+        See :func:`~napari_point_defects.concentrations.class_shares`.
     """
+    by_class, defective = estimates or ([None] * len(DefectClass), None)
     a_nm = math.sqrt(census.cell_area_nm2 * 2 / math.sqrt(3))
     return {
         "material": census.material.formula,
@@ -223,16 +233,19 @@ def census_dict(
         "area_nm2": census.area_nm2,
         "n_cells": census.n_cells,
         "classes": {
-            label: _densities(n, census) | {"unsure": int(unsure)}
-            for (label, n), unsure in zip(_rows(census), census.unsure, strict=True)
+            label: _densities(n, census) | {"unsure": int(unsure)} | _estimate(share, census)
+            for (label, n), unsure, share in zip(
+                _rows(census), census.unsure, by_class, strict=True
+            )
         },
-        "defects": _densities(census.defect_count, census),
+        "defects": _densities(census.defect_count, census) | _estimate(defective, census),
         "vacancies": {
             census.material.chalcogen: _vacancies(census.chalcogen_vacancies, 2, census),
             census.material.metal: _vacancies(census.metal_vacancies, 1, census),
         },
         "interval": "95 % exact Poisson (Garwood 1936) of the counting alone; "
         "unsure cells are counted under their most probable class",
+        **({"estimate": _ESTIMATE} if estimates else {}),
         "unsure": {
             "count": int(census.unsure.sum()),
             "fraction": int(census.unsure.sum()) / census.n_cells,
@@ -243,6 +256,21 @@ def census_dict(
         "weights": dict(weights or {}),
         "versions": dict(versions or {}),
         "settings": dict(settings or {}),
+    }
+
+
+def _estimate(share: Share | None, census: Census) -> dict[str, Any]:
+    """Return a class' share and density with their interval, doubt about cells included."""
+    if share is None:
+        return {}
+    per_cm2 = NM2_PER_CM2 / census.cell_area_nm2
+    return {
+        "estimate": {
+            "fraction": share.value,
+            "fraction_interval95": [share.low, share.high],
+            "density_per_cm2": share.value * per_cm2,
+            "density_per_cm2_interval95": [share.low * per_cm2, share.high * per_cm2],
+        }
     }
 
 

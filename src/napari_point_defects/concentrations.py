@@ -17,7 +17,8 @@ from scipy.optimize import minimize_scalar
 _CERTAIN = 1e-9  # nearer to 0 or 1 than that, a cell is no question
 _POINTS = 2001
 _WIDTHS = 8  # standard deviations that the likelihood is worked out over
-_CHUNK = 4096  # cells at once
+_RATIO_STEP = 0.01  # of a likelihood ratio's logarithm: cells as likely as that count as alike
+_CHUNK = 1024  # ratios at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +91,34 @@ def share_of(probabilities: np.ndarray, prior: float | None = None, level: float
     return Share(value, 0.0 if nothing else float(low), 1.0 if everything else float(high))
 
 
+def class_shares(
+    probabilities: np.ndarray, priors: np.ndarray | None = None, level: float = 0.95
+) -> tuple[list[Share], Share]:
+    """Return how frequent each class is in the sheet, and how frequent any defect.
+
+    Parameters
+    ----------
+    probabilities : ndarray of shape (N, 6)
+        Calibrated, of every cell; the first class is that of perfect cells.
+    priors : ndarray of shape (6,), optional
+        See :func:`share_of`.
+    level : float
+
+    Returns
+    -------
+    list of 6 Share
+    Share
+        Of cells that are not perfect.
+    """
+    probabilities = np.asarray(probabilities, float)
+    given = [None] * probabilities.shape[1] if priors is None else [float(p) for p in priors]
+    each = [
+        share_of(column, prior, level) for column, prior in zip(probabilities.T, given, strict=True)
+    ]
+    defective = None if given[0] is None else 1 - given[0]
+    return each, share_of(probabilities[:, 1:].sum(axis=1), defective, level)
+
+
 class _LogLikelihood:
     """The logarithm of the likelihood of a share, of its angle θ = arcsin √share."""
 
@@ -97,17 +126,20 @@ class _LogLikelihood:
         open_ = probabilities[(probabilities > _CERTAIN) & (probabilities < 1 - _CERTAIN)]
         self.ones = int((probabilities >= 1 - _CERTAIN).sum())
         self.zeros = len(probabilities) - len(open_) - self.ones
-        self.ratio = open_ / (1 - open_) * ((1 - prior) / prior)
         self.n = len(probabilities)
+        ratio = open_ / (1 - open_) * ((1 - prior) / prior)
+        steps = np.rint(np.log(ratio) / _RATIO_STEP)
+        _, alike, self.cells = np.unique(steps, return_inverse=True, return_counts=True)
+        self.ratio = np.bincount(alike, ratio) / self.cells
 
     def __call__(self, theta: np.ndarray) -> np.ndarray:
         share = np.sin(theta) ** 2
-        with np.errstate(divide="ignore"):
-            total = np.where(self.ones, self.ones * np.log(np.maximum(share, 1e-300)), 0.0)
-            total = total + self.zeros * np.log(np.maximum(1 - share, 1e-300))
+        total = self.ones * np.log(np.maximum(share, 1e-300))
+        total += self.zeros * np.log(np.maximum(1 - share, 1e-300))
         for start in range(0, len(self.ratio), _CHUNK):
-            ratio = self.ratio[start : start + _CHUNK, None]
-            total = total + np.log(np.maximum(1 - share + share * ratio, 1e-300)).sum(axis=0)
+            part = slice(start, start + _CHUNK)
+            likelihood = 1 - share + share * self.ratio[part, None]
+            total += self.cells[part] @ np.log(np.maximum(likelihood, 1e-300))
         return total
 
     def width_about(self, theta: float) -> float:

@@ -87,12 +87,29 @@ class ProbabilityCalibration:
         -------
         ndarray of shape (K, 6)
         """
+        shares = self.shares_in(settled)
+        if shares is None:
+            return probabilities
+        return _reweighted(probabilities, shares, np.array(self.prior))
+
+    def shares_in(self, settled: np.ndarray) -> np.ndarray | None:
+        """Return how frequent the classes were taken to be in an image, shape (6,).
+
+        Parameters
+        ----------
+        settled : ndarray of shape (N, 6)
+            From :meth:`adapted`.
+
+        Returns
+        -------
+        ndarray or None
+            None where the card gives no prior, or no cell is known.
+        """
         known = np.isfinite(settled).all(axis=1)
         if self.prior is None or not known.any():
-            return probabilities
-        prior = np.array(self.prior)
+            return None
         # where the expectation maximisation has settled, its shares are those of its outcome
-        return _reweighted(probabilities, _shares(settled[known], prior, _PRIOR_CELLS), prior)
+        return _shares(settled[known], np.array(self.prior), _PRIOR_CELLS)
 
     def adapted(self, probabilities: np.ndarray) -> np.ndarray:
         """Correct the probabilities of all cells of one image for how frequent defects are in it.

@@ -135,16 +135,17 @@ def _print_census(census: dict, title: str) -> None:
         f"(a = {lattice['a_px']:.2f} px, {lattice['angle_deg']:.1f}°)",
         title_justify="left",
     )
-    for heading in ("class", "cells", "unsure", "per nm²", "per cm²", "95 % interval per cm²"):
+    for heading in ("class", "cells", "unsure", "per nm²", "estimate per cm²", "95 % interval"):
         table.add_column(heading, justify="left" if heading == "class" else "right")
     for label, row in census["classes"].items():
-        low, high = row["density_per_cm2_interval95"]
+        estimate = row["estimate"]
+        low, high = estimate["density_per_cm2_interval95"]
         table.add_row(
             label,
             str(row["count"]),
             str(row["unsure"]),
             f"{row['density_per_nm2']:.4f}",
-            f"{row['density_per_cm2']:.2e}",
+            f"{estimate['density_per_cm2']:.2e}",
             f"{low:.2e} – {high:.2e}",
         )
     console = Console()
