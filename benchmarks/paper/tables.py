@@ -1,31 +1,20 @@
-"""Write the figures of ``results/paper.json`` into the tables of ``docs/paper.md``.
-
-    python -m benchmarks.paper.tables
-
-A table stands between ``<!-- fig2c -->`` and ``<!-- /fig2c -->``: no number on that page that is
-ours is typed by hand.
-"""
+"""The comparisons' figures as tables, see :mod:`benchmarks.tables`."""
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable
-from pathlib import Path
 
+from benchmarks.markdown import number, percent, table
 from napari_point_defects.materials import DefectClass
-
-RESULTS = Path(__file__).parents[1] / "results" / "paper.json"
-PAGE = Path(__file__).parents[2] / "docs" / "paper.md"
 
 
 def crops_table(result: dict) -> str:
     """Fig. 2c: mean IoU by α and β."""
-    table = result["mean_iou"]
-    betas = list(next(iter(table.values())))
-    rows = [[f"**{alpha}**", *(f"{row[b]:.3f}" for b in betas)] for alpha, row in table.items()]
+    mean_iou = result["mean_iou"]
+    betas = list(next(iter(mean_iou.values())))
+    rows = [[f"**{alpha}**", *(f"{row[b]:.3f}" for b in betas)] for alpha, row in mean_iou.items()]
     best = result["best"]
-    return _table(["α \\ β", *betas], rows) + (
+    return table(["α \\ β", *betas], rows) + (
         f"\n\nBest: {best['iou']:.3f} at α = {best['alpha']:g}, β = {best['beta']:g}, over "
         f"{result['crops']:,} crops; with crops placed from the fitted columns "
         f"**{result['fitted']:.3f}**, over {result['cells']:,} cells."
@@ -42,12 +31,12 @@ def detection_table(result: dict) -> str:
             f"{row['false_positives']:,}",
             f"{row['mean_iou']:.3f}",
             f"{min(row['found_by_class'].values()):.4f}",
-            _number(result["paper"].get(name), ".3f"),
+            number(result["paper"].get(name), ".3f"),
         ]
         for name, row in result["methods"].items()
     ]
     heads = ["", "cells", "IoU > 0.5", "false", "mean IoU", "worst class", "paper"]
-    return _table(heads, rows)
+    return table(heads, rows)
 
 
 def inputs_table(result: dict) -> str:
@@ -67,14 +56,14 @@ def noise_table(result: dict) -> str:
             name,
             "{:.0f}–{:.0f}".format(*row["poisson_lambda"]),
             f"{row['gaussian_mu']:.0f}",
-            _percent(row["accuracy_balanced"]),
-            _percent(row["accuracy_paper_mix"]),
-            _percent(paper.get(name)),
+            percent(row["accuracy_balanced"]),
+            percent(row["accuracy_paper_mix"]),
+            percent(paper.get(name)),
         ]
         for name, row in result["trained_with"].items()
     ]
     heads = ["trained with", "λ", "μ", "classes alike", "the paper's mix", "paper"]
-    return _table(heads, rows)
+    return table(heads, rows)
 
 
 def pixels_table(result: dict) -> str:
@@ -85,14 +74,14 @@ def pixels_table(result: dict) -> str:
         [
             place,
             name,
-            _percent(row["accuracy"]),
-            _percent(row["doubtful_called_right"]),
+            percent(row["accuracy"]),
+            percent(row["doubtful_called_right"]),
             " : ".join(f"{100 * v:.1f}" for v in row.get("V_X1_to_V_X2_in_doubt", ())) or "–",
         ]
         for place, found in places.items()
         for name, row in found["methods"].items()
     ]
-    return _table(["images", "method", "accuracy", "doubtful, right", "V_X1 : V_X2"], rows)
+    return table(["images", "method", "accuracy", "doubtful, right", "V_X1 : V_X2"], rows)
 
 
 def confusion_tables(result: dict) -> str:
@@ -104,7 +93,7 @@ def confusion_tables(result: dict) -> str:
             [label, *(f"{count:,}" for count in counts)]
             for label, counts in zip(found["cells"], row["confusion"], strict=True)
         ]
-        parts.append(f"*{name}*\n\n" + _table(["truth \\ called", *found["columns"]], lines))
+        parts.append(f"*{name}*\n\n" + table(["truth \\ called", *found["columns"]], lines))
     return "\n\n".join(parts)
 
 
@@ -123,7 +112,7 @@ def units_table(result: dict) -> str:
         for name, row in result["units"]["classes"].items()
     ]
     heads = ["", "count", "printed", "units right", "and area right", "95 % interval"]
-    return _table(heads, rows)
+    return table(heads, rows)
 
 
 def coverage_table(result: dict) -> str:
@@ -132,19 +121,19 @@ def coverage_table(result: dict) -> str:
         [
             name,
             f"{row['censuses']:,}",
-            _percent(row["covered"]),
-            _percent(row["too_low_an_interval"]),
-            _percent(row["too_high_an_interval"]),
+            percent(row["covered"]),
+            percent(row["too_low_an_interval"]),
+            percent(row["too_high_an_interval"]),
         ]
         for name, row in result["coverage"].items()
     ]
-    return _table(["classes", "censuses", "cover", "too low", "too high"], rows)
+    return table(["classes", "censuses", "cover", "too low", "too high"], rows)
 
 
 def times_table(report: dict) -> str:
     """Say how each was run, and how long it took."""
     rows = [[f"`{row['command']}`", f"{row['seconds'] / 60:.1f}"] for row in report.values()]
-    return _table(["command", "minutes"], rows)
+    return table(["command", "minutes"], rows)
 
 
 TABLES: dict[str, tuple[str, Callable[[dict], str]]] = {
@@ -159,13 +148,10 @@ TABLES: dict[str, tuple[str, Callable[[dict], str]]] = {
 }
 
 
-def written_into(page: str, report: dict) -> str:
-    """Return the page with every table that the report has the figures of."""
-    blocks = {mark: write(report[key]) for mark, (key, write) in TABLES.items() if key in report}
-    for mark, text in (blocks | {"times": times_table(report)}).items():
-        block = f"<!-- {mark} -->\n{text}\n<!-- /{mark} -->"
-        page = re.sub(f"<!-- {mark} -->.*?<!-- /{mark} -->", lambda _, b=block: b, page, flags=re.S)
-    return page
+def tables(report: dict) -> dict[str, str]:
+    """Return the tables of a report of ``benchmarks.paper`` by the name of their block."""
+    found = {block: write(report[key]) for block, (key, write) in TABLES.items() if key in report}
+    return found | {"paper-times": times_table(report)}
 
 
 def _recalls(found: dict) -> str:
@@ -173,34 +159,12 @@ def _recalls(found: dict) -> str:
     rows = [
         [
             name,
-            *(_percent(row["recall"].get(cls)) for cls in shown),
-            _percent(row["accuracy_balanced"]),
-            _percent(row["accuracy_paper_mix"]),
+            *(percent(row["recall"].get(cls)) for cls in shown),
+            percent(row["accuracy_balanced"]),
+            percent(row["accuracy_paper_mix"]),
         ]
         for name, row in found.items()
     ]
     support = next(iter(found.values()))["support"]
     heads = ["", *(f"{cls} ({support[cls]:,})" for cls in shown), "classes alike", "paper's mix"]
-    return _table(heads, rows)
-
-
-def _table(heads: list[str], rows: list[list[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.2f} %"
-
-
-def _number(value: float | None, spec: str) -> str:
-    return "–" if value is None else format(value, spec)
-
-
-def main() -> None:
-    """Write the tables."""
-    PAGE.write_text(written_into(PAGE.read_text(), json.loads(RESULTS.read_text())))
-
-
-if __name__ == "__main__":
-    main()
+    return table(heads, rows)

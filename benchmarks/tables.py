@@ -1,0 +1,153 @@
+"""Write the benchmarks' figures into the tables of the documentation.
+
+    python -m benchmarks.tables
+
+A table in ``docs`` stands between ``<!-- name -->`` and ``<!-- /name -->`` and comes from a report
+in ``benchmarks/results``: none of its numbers is typed by hand.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from statistics import mean
+
+from benchmarks.markdown import percent, table, with_blocks
+from benchmarks.paper.tables import tables as paper_tables
+from napari_point_defects.materials import MATERIALS, DefectClass
+
+RESULTS = Path(__file__).parent / "results"
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def accuracy_tables(report: dict) -> dict[str, str]:
+    """Hexagons, cells and classes on multislice fields."""
+    groups = report["groups"]
+    order = [name for name in ("all", *MATERIALS, *groups) if name in groups]
+    rows = []
+    for name in dict.fromkeys(order):
+        row = groups[name]
+        perfect = row["confusion"][DefectClass.PERFECT]
+        rows.append(
+            [
+                name,
+                f"{row['images']:,}",
+                f"{row['cells']:,}",
+                *(
+                    f"{row[key]:.4f}"
+                    for key in ("hexagon_recall", "hexagon_precision", "cell_recall", "accuracy")
+                ),
+                *(f"{row['class_recall'][c.name]:.3f}" for c in DefectClass if c),
+                f"{sum(perfect[1:])} of {sum(perfect):,}",
+            ]
+        )
+    heads = ["", "images", "cells", "hexagon recall", "hexagon precision", "cell recall"]
+    heads += ["accuracy", *(_class_name(c) for c in DefectClass if c), "false defects"]
+    return {"accuracy": table(heads, rows)}
+
+
+def limit_tables(report: dict) -> dict[str, str]:
+    """Errors of the networks, the ideal observer and the rule along every curve."""
+    found = {}
+    for name, points in report["curves"].items():
+        dose = "dose" in name
+        factor = "counts" if dose else name
+        rows = [
+            [
+                f"{point['conditions'][factor]:g}" if dose else str(point["conditions"][factor]),
+                f"{point['cells']:,}",
+                *(str(point[judge]["errors"]) for judge in ("ideal", "networks", "rule")),
+                _ratio(point["networks_over_ideal"]),
+                str(point["networks"]["false_defects"]),
+            ]
+            for point in points
+        ]
+        heads = [
+            factor,
+            "cells",
+            "ideal observer",
+            "2DIP-Net",
+            "column intensity",
+            "2DIP-Net / ideal",
+        ]
+        found[f"limit: {name}"] = table([*heads, "false defects"], rows)
+    return found
+
+
+def specimen_tables(rows: list[dict]) -> dict[str, str]:
+    """Grains, twins, holes and the rest: what was counted that should not, and the reverse."""
+    lines = []
+    for name in dict.fromkeys(row["specimen"] for row in rows):
+        of_kind = [row for row in rows if row["specimen"] == name]
+        seen = [row for row in of_kind if "refused" not in row]
+        right = sum(row["domains"] == row["true_domains"] for row in seen)
+        angles = [angle for row in seen for angle in row["orientation_error_deg"]]
+        lines.append(
+            [
+                name,
+                f"{right} of {len(of_kind)}",
+                *(
+                    f"{percent(mean(r[key] for r in seen), 1)} "
+                    f"({percent(max(r[key] for r in seen), 1)})"
+                    for key in ("invented", "lost_inside")
+                ),
+                f"{max(angles):.2f}°",
+            ]
+        )
+    heads = ["", "domains right", "invented, mean (worst)", "lost, mean (worst)", "worst angle"]
+    return {"specimens": table(heads, lines)}
+
+
+def shift_tables(report: dict) -> dict[str, str]:
+    """What fifty labels bring on a microscope of another kind."""
+    runs = {(run["seed"], run["how"]): run for run in report["runs"]}
+    rows = []
+    for seed in dict.fromkeys(run["seed"] for run in report["runs"]):
+        row = [str(seed)]
+        for how in ("queue", "random"):
+            run = runs[seed, how]
+            row += [
+                f"{run['labels']['wrong']} of {run['labels']['judged']}",
+                f"{run['after']['errors']} (−{100 * run['reduction']:.0f} %)",
+                f"{run['points_lost']:.2f}",
+            ]
+        rows.append(row)
+    heads = ["seed", "queue: corrections", "errors left", "points lost"]
+    heads += ["random: corrections", "errors left", "points lost"]
+    return {"domain-shift": table(heads, rows)}
+
+
+PAGES: dict[str, tuple[str, Callable[..., dict[str, str]]]] = {
+    "accuracy.md": ("accuracy", accuracy_tables),
+    "limits.md": ("physical_limit", limit_tables),
+    "domains.md": ("specimens", specimen_tables),
+    "correcting.md": ("domain_shift", shift_tables),
+    "paper.md": ("paper", paper_tables),
+}
+
+
+def written(page: str) -> str:
+    """Return a page of the documentation as its report has it."""
+    report, write = PAGES[page]
+    blocks = write(json.loads((RESULTS / f"{report}.json").read_text()))
+    return with_blocks((DOCS / page).read_text(), blocks)
+
+
+def main() -> None:
+    """Write all tables whose reports are there."""
+    for page, (report, _) in PAGES.items():
+        if (RESULTS / f"{report}.json").exists():
+            (DOCS / page).write_text(written(page))
+
+
+def _class_name(cls: DefectClass) -> str:
+    return cls.name.replace("_V_M", "+V_M")
+
+
+def _ratio(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
+
+
+if __name__ == "__main__":
+    main()
