@@ -1,7 +1,8 @@
 """Fig. 4b: accuracy against the noise that a network was trained with, and noise that is measured.
 
 The paper varies λ at μ = 20, and μ at λ = 5–20. The last bar is what it could not have: the noise
-measured in each image, here as the median of all, sets the training images.
+measured in the images sets the training images: the range of λ that most of them have, and their
+median μ.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def run(quick: bool) -> dict:
 
 
 def measured_noise(images: list) -> Noise:
-    """Return the quartiles of λ and the median of μ as the images tell them."""
+    """Return the range that four in five images' λ lie in, and their median μ."""
     lambdas, read = [], []
     for each in images:
         found = measure(
