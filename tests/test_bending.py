@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from napari_point_defects.bending_fields import bending_fields, bending_of
 from napari_point_defects.canonical import sample_windows, to_canonical_image
 from napari_point_defects.labels.store import LabelStore
 from napari_point_defects.lattice import find_lattice
@@ -18,8 +19,6 @@ from napari_point_defects.training_set import (
     LabelledImage,
     TrainingSet,
     TrainingSetWriter,
-    bending_fields,
-    bending_of,
 )
 
 SHAPE = (300, 340)

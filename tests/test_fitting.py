@@ -1,6 +1,7 @@
 """The training loop on a network of one number, whose scores are written in advance."""
 
 import csv
+import os
 
 import lightning
 import numpy as np
@@ -320,6 +321,12 @@ def test_same_seed_same_weights(images, tmp_path):
     assert torch.equal(first["weight"], again["weight"])
     assert metrics == again_metrics
     assert not torch.equal(first["weight"], other["weight"])
+
+
+def test_processes_that_load_are_not_forked(images, tmp_path, monkeypatch):
+    """A process that has used OpenBLAS's threads may hang in a fork."""
+    monkeypatch.setattr(os, "fork", lambda: pytest.fail("forked"), raising=False)
+    train_on(images, tmp_path / "run", epochs=1, loader_workers=1)
 
 
 def test_figures_are_those_of_the_best_weights(images, tmp_path):

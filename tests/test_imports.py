@@ -22,6 +22,7 @@ ROWS = [
         "analysis_settings",
         "calibration",
         "canonical",
+        "bending_fields",
         "devices",
         "domains",
         "fitting",

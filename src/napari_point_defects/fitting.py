@@ -253,6 +253,8 @@ def train(
     common = {
         "num_workers": options.loader_workers,
         "persistent_workers": options.loader_workers > 0,
+        # a forked copy of a process that has used OpenBLAS's threads may hang, and the fork, too
+        "multiprocessing_context": "spawn" if options.loader_workers else None,
         "collate_fn": collate,
     }
     sampler = RandomSampler(splits[0], num_samples=options.images_per_epoch)

@@ -31,10 +31,11 @@ from PIL import Image
 from skimage.io import imread
 
 from napari_point_defects import training_set_journal as journal
+from napari_point_defects.bending_fields import bending_fields, bending_of
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.material_files import is_formula
 from napari_point_defects.materials import DefectClass, get_material
-from napari_point_defects.records import Bending, Hexagons, Lattice, UnitCells, hexagon_boxes
+from napari_point_defects.records import Hexagons, Lattice, UnitCells, hexagon_boxes
 from napari_point_defects.training_set_journal import ANNOTATIONS
 
 HEXAGON_CATEGORY = 1
@@ -146,35 +147,6 @@ def encode_image(item: LabelledImage) -> EncodedImage:
         [journal.compact(annotation) for annotation in hexagons + cells],
         np.concatenate([np.full(len(hexagons), HEXAGON_CATEGORY), categories]),
     )
-
-
-def bending_fields(bending: Bending) -> dict[str, Any]:
-    """Return a lattice's bending as JSON knows it."""
-    return {
-        "field": _rounded(bending.field_px),
-        "origin": _rounded(bending.origin_px),
-        "step": _rounded(bending.step_px, 6),
-    }
-
-
-def bending_of(fields: dict[str, Any] | None) -> Bending | None:
-    """Make a lattice's bending of what :func:`bending_fields` returned.
-
-    Raises
-    ------
-    KeyError, TypeError, ValueError
-        If it is not as it must be.
-    """
-    if fields is None:
-        return None
-    field, origin, step = (np.array(fields[name], float) for name in ("field", "origin", "step"))
-    if field.ndim != 3 or field.shape[2] != 2 or min(field.shape[:2]) < 2:
-        raise ValueError("a bending needs a field of at least 2 x 2 displacements")
-    if origin.shape != (2,) or step.shape != (2,) or not (step > 0).all():
-        raise ValueError("a bending needs an origin and a step above 0 along y and x")
-    if not (np.isfinite(field).all() and np.isfinite(origin).all() and np.isfinite(step).all()):
-        raise ValueError("a bending must be finite")
-    return Bending(field, origin, step)
 
 
 def _boxes(points: np.ndarray) -> Iterator[dict[str, Any]]:
@@ -331,6 +303,8 @@ class TrainingSet:
             index = {image["id"]: i for i, image in enumerate(self._images)}
             for annotation in annotations:
                 self._labels[index[annotation["image_id"]]].take(annotation)
+            for labels in self._labels:
+                labels.settle()
         except (KeyError, TypeError, ValueError) as error:
             raise PointDefectsError(f"{path} is not a training set: {error!r}") from error
 
@@ -348,13 +322,12 @@ class TrainingSet:
         fields = image["lattice"]
         origin, matrix = (np.array(fields[name], float) for name in ("origin", "matrix"))
         lattice = Lattice(origin, matrix, bending=bending_of(fields.get("bending")))
+        places = (labels.hexagons, labels.chalcogen, labels.metal)
         return LabelledImage(
             pixels,
             lattice,
             _formula(image["material"]),
-            np.array(labels.hexagons, float).reshape(-1, 2),
-            np.array(labels.chalcogen, float).reshape(-1, 2),
-            np.array(labels.metal, float).reshape(-1, 2),
+            *(np.array(points, float).reshape(-1, 2) for points in places),
             np.array(labels.classes, int),
         )
 
@@ -382,10 +355,10 @@ def _formula(name: str) -> str:
 
 @dataclass(slots=True)
 class _Labels:
-    hexagons: list = field(default_factory=list)
-    chalcogen: list = field(default_factory=list)
-    metal: list = field(default_factory=list)
-    classes: list = field(default_factory=list)
+    hexagons: Any = field(default_factory=list)
+    chalcogen: Any = field(default_factory=list)
+    metal: Any = field(default_factory=list)
+    classes: Any = field(default_factory=list)
 
     def take(self, annotation: dict) -> None:
         category = annotation["category_id"]
@@ -397,3 +370,8 @@ class _Labels:
             judged = category != _UNLABELLED_CATEGORY
             number = category - FIRST_CELL_CATEGORY
             self.classes.append(DefectClass(number) if judged else UNLABELLED)
+
+    def settle(self) -> None:
+        """Hold arrays: every process that loads images has a copy, and lists are far larger."""
+        for name in self.__slots__:
+            setattr(self, name, np.array(getattr(self, name)))

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from napari_point_defects.analysed_area import AREA_NAMES, FIRST_CODE, AnalysedArea, Domain
+from napari_point_defects.bending_fields import bending_fields, bending_of
 from napari_point_defects.records import Lattice
-from napari_point_defects.training_set import bending_fields, bending_of
 
 
 def lattice_fields(lattice: Lattice) -> dict[str, Any]:

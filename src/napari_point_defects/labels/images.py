@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 
 from napari_point_defects.analysed_area import AnalysedArea, Domain
+from napari_point_defects.bending_fields import bending_of
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.labels.domain_fields import domains_of
 from napari_point_defects.materials import adopt_definitions, own_definitions
 from napari_point_defects.records import Calibration, Lattice, StemImage
-from napari_point_defects.training_set import bending_of
 
 COPIES = "images"
 """Folder of the copies, inside the project folder."""

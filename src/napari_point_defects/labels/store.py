@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from napari_point_defects.analysed_area import AnalysedArea, Domain
+from napari_point_defects.bending_fields import bending_fields
 from napari_point_defects.labels import schema
 from napari_point_defects.labels.counting import decided_counts, tabulated
 from napari_point_defects.labels.domain_fields import domain_fields
@@ -37,7 +38,7 @@ from napari_point_defects.labels.tables import (
 )
 from napari_point_defects.materials import get_material
 from napari_point_defects.records import Lattice, StemImage
-from napari_point_defects.training_set import UNLABELLED, LabelledImage, bending_fields
+from napari_point_defects.training_set import UNLABELLED, LabelledImage
 
 __all__ = ["Conflict", "ImageEntry", "LabelStore", "LastEdit", "Written"]
 
