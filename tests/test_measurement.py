@@ -9,6 +9,7 @@ from scipy.special import j0
 
 from napari_point_defects import appraisal, detections, networks, pipeline
 from napari_point_defects.analysis_settings import AnalysisSettings
+from napari_point_defects.classification.calibration import ProbabilityCalibration
 from napari_point_defects.cli.measurement import ROWS, print_measurement
 from napari_point_defects.materials import DefectClass, get_material
 from napari_point_defects.measured import Estimate, Measurement
@@ -358,7 +359,9 @@ def test_steps_of_the_digitiser_are_seen():
 def test_the_census_holds_the_measurement(monkeypatch, core, lattice, cells, stem_data):
     from types import SimpleNamespace
 
-    nameless = SimpleNamespace(weights=SimpleNamespace(version="0"))
+    nameless = SimpleNamespace(
+        weights=SimpleNamespace(version="0"), calibration=ProbabilityCalibration()
+    )
     monkeypatch.setattr(networks, "detector_of", lambda *_: nameless)
     monkeypatch.setattr(networks, "classifier_of", lambda *_: nameless)
     noisy = stem_data + np.random.default_rng(2).normal(0, 0.1, stem_data.shape)
