@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import mean
 
-from benchmarks.markdown import percent, table, with_blocks
+from benchmarks.markdown import number, percent, table, with_blocks
 from benchmarks.paper.tables import tables as paper_tables
 from napari_point_defects.materials import MATERIALS, DefectClass
 
@@ -58,7 +58,7 @@ def limit_tables(report: dict) -> dict[str, str]:
                 f"{point['conditions'][factor]:g}" if dose else str(point["conditions"][factor]),
                 f"{point['cells']:,}",
                 *(str(point[judge]["errors"]) for judge in ("ideal", "networks", "rule")),
-                _ratio(point["networks_over_ideal"]),
+                number(point["networks_over_ideal"], ".2f"),
                 str(point["networks"]["false_defects"]),
             ]
             for point in points
@@ -143,10 +143,6 @@ def main() -> None:
 
 def _class_name(cls: DefectClass) -> str:
     return cls.name.replace("_V_M", "+V_M")
-
-
-def _ratio(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
 
 
 if __name__ == "__main__":

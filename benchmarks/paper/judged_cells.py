@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy.spatial import cKDTree
 
-from benchmarks.paper.experiments import Conditions, experiments
+from benchmarks.paper.experiments import experiments
 from napari_point_defects.analysis_settings import AnalysisSettings
+from napari_point_defects.baselines.column_intensity import ColumnIntensities, column_intensities
 from napari_point_defects.classification.training import confusion_matrix
 from napari_point_defects.detections import Analysis
-from napari_point_defects.materials import DefectClass
+from napari_point_defects.materials import DefectClass, get_material
 from napari_point_defects.pipeline import analyze
 from napari_point_defects.records import StemImage
 
@@ -21,7 +23,7 @@ PAPER_MIX = np.array([3037 - 147 - 9 - 3, 147, 9, 3, 0, 0]) / 3037
 
 @dataclass(frozen=True)
 class JudgedImage:
-    """An experiment, its analysis, and the true class of the cells that were found.
+    """An image of MoTe₂, its analysis, and the true class of the cells that were found.
 
     Attributes
     ----------
@@ -29,25 +31,34 @@ class JudgedImage:
         Of the analysis' cells: those that truly are one.
     classes : ndarray of int
         What they are.
+    ideal : ndarray of int, optional
+        What the ideal observer says of them, where it knows enough.
     """
 
     image: StemImage
     analysis: Analysis
-    conditions: Conditions
     rows: np.ndarray
     classes: np.ndarray
+    ideal: np.ndarray | None = None
+
+    @cached_property
+    def intensities(self) -> ColumnIntensities:
+        """What the column-intensity rule reads of all cells of the analysis."""
+        lattice = self.analysis.detection.lattice
+        material = get_material("MoTe2")
+        return column_intensities(self.image.data, lattice, self.analysis.cells, material)
 
 
 def judged_images(count: int, seed: int) -> list[JudgedImage]:
     """Record and analyse experiments with the shipped weights."""
     found = []
-    for image, truth, conditions in experiments(count, seed):
+    for image, truth, _ in experiments(count, seed):
         analysis = analyze(image, AnalysisSettings())
         middles, classes = truth.cells(analysis.detection.lattice)
         reach = 0.3 * truth.lattice.a_px
         distance, owner = cKDTree(middles).query(analysis.cells.centres_px)
         rows = np.flatnonzero(distance < reach)
-        found.append(JudgedImage(image, analysis, conditions, rows, classes[owner[rows]]))
+        found.append(JudgedImage(image, analysis, rows, classes[owner[rows]]))
     return found
 
 

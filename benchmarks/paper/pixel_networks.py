@@ -28,18 +28,16 @@ from benchmarks.paper.cell_networks import (
     train,
     training_crops,
 )
-from benchmarks.paper.judged_cells import judged_images
+from benchmarks.paper.judged_cells import JudgedImage, judged_images
 from benchmarks.paper.training_images import Noise, training_images
 from benchmarks.physical_limit import Conditions, found_cells, make_field
 from napari_point_defects.analysis_settings import AnalysisSettings
-from napari_point_defects.baselines.column_intensity import ColumnIntensities, column_intensities
 from napari_point_defects.baselines.fcn.data import PixelDataset
 from napari_point_defects.baselines.fcn.model import N_CLASSES, FcnSettings
 from napari_point_defects.baselines.fcn.prediction import FcnClassifier
 from napari_point_defects.baselines.fcn.training import train_fcn
-from napari_point_defects.detections import Analysis
 from napari_point_defects.devices import FitSettings
-from napari_point_defects.materials import DefectClass, get_material
+from napari_point_defects.materials import DefectClass
 from napari_point_defects.pipeline import analyze
 from napari_point_defects.records import StemImage
 
@@ -63,41 +61,14 @@ _TEST_SEED = 9_980_000
 
 
 @dataclass(frozen=True)
-class Test:
-    """Cells of an image whose truth is known.
-
-    Attributes
-    ----------
-    image : StemImage
-    analysis : Analysis
-    rows : ndarray of shape (K,)
-        Of the analysis' cells.
-    classes : ndarray of shape (K,)
-        What they are.
-    ideal : ndarray of shape (K,), optional
-        What the ideal observer says of them.
-    """
-
-    image: StemImage
-    analysis: Analysis
-    rows: np.ndarray
-    classes: np.ndarray
-    ideal: np.ndarray | None = None
-
-    def intensities(self) -> ColumnIntensities:
-        """Return what the rule reads."""
-        lattice = self.analysis.detection.lattice
-        return column_intensities(
-            self.image.data, lattice, self.analysis.cells, get_material("MoTe2")
-        )
-
-
-@dataclass(frozen=True)
 class Said:
     """What a method says of cells: classes (K,), and shares of V_X1 and V_X2 (K, 2) if it can."""
 
     classes: np.ndarray
     shares: np.ndarray | None = None
+
+
+Method = Callable[[JudgedImage], Said]
 
 
 def run(quick: bool) -> dict:
@@ -106,11 +77,8 @@ def run(quick: bool) -> dict:
     items = list(training_images(count, Noise((5.0, 80.0), 10.0), _SEED))
     methods, trained = _methods(items, quick)
     methods[OURS] = _by_this_program
-    methods[RULE] = lambda test: Said(test.intensities().classes[test.rows])
-    experiments = [
-        Test(each.image, each.analysis, each.rows, each.classes)
-        for each in judged_images(3 if quick else 28, _SEED)
-    ]
+    methods[RULE] = lambda test: Said(test.intensities.classes[test.rows])
+    experiments = judged_images(3 if quick else 28, _SEED)
     result = {
         "training_images": count,
         "training_seconds": trained,
@@ -125,7 +93,7 @@ def run(quick: bool) -> dict:
     return result
 
 
-def known_columns(counts: float, images: int) -> Iterator[Test]:
+def known_columns(counts: float, images: int) -> Iterator[JudgedImage]:
     """Record sums of multislice columns, and let the ideal observer judge them."""
     conditions = Conditions(counts=counts, a_px=32.0, side_a=14.0, defect_rate=0.3)
     for number in range(images):
@@ -134,10 +102,12 @@ def known_columns(counts: float, images: int) -> Iterator[Test]:
         analysis = analyze(image, AnalysisSettings())
         found = found_cells(field, analysis)
         ideal = field.observer.solve(np.zeros_like(field.classes), field.classes)
-        yield Test(image, analysis, found.rows, found.classes(field.classes), found.classes(ideal))
+        yield JudgedImage(
+            image, analysis, found.rows, found.classes(field.classes), found.classes(ideal)
+        )
 
 
-def _methods(items: list, quick: bool) -> tuple[dict[str, Callable[[Test], Said]], dict]:
+def _methods(items: list, quick: bool) -> tuple[dict[str, Method], dict]:
     """Train what is to be trained; return the methods by name, and how long each took."""
     n_held_out = max(_BATCH, len(items) // 20)
     items, held_out = items[n_held_out:], items[:n_held_out]
@@ -175,8 +145,10 @@ def _atomai(items: list, held_out: list, settings: FcnSettings, quick: bool) -> 
 
     torch.manual_seed(_SEED)
     each = 1 if quick else 4
-    crops = [PixelDataset(items, settings, augment=True)[i] for i in [*range(len(items))] * each]
-    test = [PixelDataset(held_out, settings, augment=False)[i] for i in range(len(held_out))]
+    training = PixelDataset(items, settings, augment=True)
+    crops = [training[i] for i in [*range(len(items))] * each]
+    held_out_crops = PixelDataset(held_out, settings, augment=False)
+    test = [held_out_crops[i] for i in range(len(held_out))]
     pixels, classes = (torch.stack(part).numpy() for part in zip(*crops, strict=True))
     test_pixels, test_classes = (torch.stack(part).numpy() for part in zip(*test, strict=True))
     segmentor = Segmentor("Unet", nb_classes=N_CLASSES, nb_filters=settings.filters, seed=_SEED)
@@ -195,8 +167,8 @@ def _atomai(items: list, held_out: list, settings: FcnSettings, quick: bool) -> 
     return FcnClassifier(segmentor.net.cpu(), settings)
 
 
-def _of_pixels(network: FcnClassifier) -> Callable[[Test], Said]:
-    def says(test: Test) -> Said:
+def _of_pixels(network: FcnClassifier) -> Method:
+    def says(test: JudgedImage) -> Said:
         found = network.predict(
             test.image.data, test.analysis.detection.lattice, test.analysis.cells
         )
@@ -207,11 +179,11 @@ def _of_pixels(network: FcnClassifier) -> Callable[[Test], Said]:
     return says
 
 
-def _of_cells(items: list, quick: bool) -> Callable[[Test], Said]:
+def _of_cells(items: list, quick: bool) -> Method:
     crops, classes = training_crops(iter(items), _SEED)
     network = train(halves_by_image_levels(crops), classes, epochs=1 if quick else 10)
 
-    def says(test: Test) -> Said:
+    def says(test: JudgedImage) -> Said:
         places = test.analysis.cells.chalcogen_px[test.rows]
         cut = Crops.cut(test.image.data, test.analysis.detection.lattice, places)
         found = predict(network, halves_by_image_levels(cut))
@@ -220,7 +192,7 @@ def _of_cells(items: list, quick: bool) -> Callable[[Test], Said]:
     return says
 
 
-def _by_this_program(test: Test) -> Said:
+def _by_this_program(test: JudgedImage) -> Said:
     found = test.analysis.cells.probabilities[test.rows]
     return Said(found.argmax(axis=1), _chalcogen_shares(found))
 
@@ -230,7 +202,7 @@ def _chalcogen_shares(probabilities: np.ndarray) -> np.ndarray:
     return probabilities[:, 1:3] + probabilities[:, 4:6]
 
 
-def _compare(methods: dict[str, Callable[[Test], Said]], tests: list[Test]) -> dict:
+def _compare(methods: dict[str, Method], tests: list[JudgedImage]) -> dict:
     truth = np.concatenate([test.classes for test in tests])
     read = np.concatenate([_above_empty(test) for test in tests])
     singles = np.flatnonzero(truth == DefectClass.V_X1)
@@ -265,9 +237,9 @@ def _compare(methods: dict[str, Callable[[Test], Said]], tests: list[Test]) -> d
     }
 
 
-def _above_empty(test: Test) -> np.ndarray:
+def _above_empty(test: JudgedImage) -> np.ndarray:
     """Return how far each cell's X₂ column reads above the rule's threshold for an empty one."""
-    read = test.intensities()
+    read = test.intensities
     return np.nan_to_num(read.chalcogen[test.rows] - read.chalcogen_thresholds[0], nan=np.inf)
 
 
