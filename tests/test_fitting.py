@@ -2,6 +2,7 @@
 
 import csv
 import os
+from multiprocessing.context import SpawnProcess
 
 import lightning
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from pydantic import ValidationError
 from torch.utils.data import DataLoader, TensorDataset
 
+from napari_point_defects import fitting
 from napari_point_defects.errors import PointDefectsError, Stopped
 from napari_point_defects.fitting import (
     FitSettings,
@@ -323,10 +325,29 @@ def test_same_seed_same_weights(images, tmp_path):
     assert not torch.equal(first["weight"], other["weight"])
 
 
-def test_processes_that_load_are_not_forked(images, tmp_path, monkeypatch):
+@pytest.fixture
+def loaders(monkeypatch):
+    """Processes that load, as they are started anew."""
+    started, start = [], SpawnProcess._Popen
+    monkeypatch.setattr(
+        SpawnProcess,
+        "_Popen",
+        staticmethod(lambda process: started.append(process) or start(process)),
+    )
+    return started
+
+
+def test_processes_that_load_are_not_forked(images, tmp_path, monkeypatch, loaders):
     """A process that has used OpenBLAS's threads may hang in a fork."""
     monkeypatch.setattr(os, "fork", lambda: pytest.fail("forked"), raising=False)
+    monkeypatch.setattr(fitting, "_WORTH_A_PROCESS", 1)
     train_on(images, tmp_path / "run", epochs=1, loader_workers=1)
+    assert loaders
+
+
+def test_few_images_wait_for_no_process(images, tmp_path, loaders):
+    train_on(images, tmp_path / "run", epochs=1, loader_workers=1)
+    assert not loaders
 
 
 def test_figures_are_those_of_the_best_weights(images, tmp_path):

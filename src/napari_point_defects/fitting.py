@@ -18,6 +18,10 @@ from napari_point_defects.devices import FitSettings, choose_device, has_fast_bf
 from napari_point_defects.errors import PointDefectsError, Stopped
 from napari_point_defects.training_set import LabelledImage, TrainingSet
 
+_WORTH_A_PROCESS = (
+    100  # images: fewer are prepared here in the seconds that a process takes to start
+)
+
 
 class _Reporter(Callback):
     """Passes progress out and the wish to stop in; adds a row per epoch to ``metrics.csv``."""
@@ -250,26 +254,36 @@ def train(
     """
     lightning.seed_everything(options.seed, workers=True, verbose=False)
     splits = read_splits(data) if isinstance(data, Path) else data
-    common = {
-        "num_workers": options.loader_workers,
-        "persistent_workers": options.loader_workers > 0,
-        # a forked copy of a process that has used OpenBLAS's threads may hang, and the fork, too
-        "multiprocessing_context": "spawn" if options.loader_workers else None,
-        "collate_fn": collate,
-    }
     sampler = RandomSampler(splits[0], num_samples=options.images_per_epoch)
     train_loader = DataLoader(
         make_dataset(splits[0], True),
         batch_size=options.batch_images,
         sampler=sampler,
         drop_last=len(sampler) > options.batch_images,
-        **common,
+        collate_fn=collate,
+        **_processes(options, len(sampler)),
     )
-    validation = DataLoader(make_dataset(splits[1], False), **common)
+    validation = DataLoader(
+        make_dataset(splits[1], False),
+        collate_fn=collate,
+        **_processes(options, len(splits[1])),
+    )
     module = make_module(options.epochs * len(train_loader))
     start_from(module, start)
     metrics = fit(module, train_loader, validation, options, folder, **run)
     return module.network.state_dict(), metrics | measure(module, validation)
+
+
+def _processes(options: FitSettings, images: int) -> dict:
+    """Return who prepares so many images an epoch, as a DataLoader takes it."""
+    if not options.loader_workers or options.epochs * images < _WORTH_A_PROCESS:
+        return {"num_workers": 0}
+    return {
+        "num_workers": options.loader_workers,
+        "persistent_workers": True,
+        # a forked copy of a process that has used OpenBLAS's threads may hang, and the fork, too
+        "multiprocessing_context": "spawn",
+    }
 
 
 def start_from(module: TrainableModule, start: dict[str, torch.Tensor] | None) -> None:
