@@ -18,9 +18,8 @@ from napari_point_defects.devices import FitSettings, choose_device, has_fast_bf
 from napari_point_defects.errors import PointDefectsError, Stopped
 from napari_point_defects.training_set import LabelledImage, TrainingSet
 
-_WORTH_A_PROCESS = (
-    100  # images: fewer are prepared here in the seconds that a process takes to start
-)
+_WORTH_A_PROCESS = 100
+"""Images: fewer are prepared here in the seconds that a process takes to start."""
 
 
 class _Reporter(Callback):
