@@ -197,9 +197,12 @@ def make_field(conditions: Conditions, rng: np.random.Generator) -> Field:
 
 def judge(conditions: Conditions, seed: tuple[int, ...]) -> dict:
     """Make one field, let all three judge it, and compare them on the same cells."""
+    import gc
+
     import torch
 
     torch.set_num_threads(1)
+    gc.collect()  # of the last image's columns, whose closures hold each other: gigabytes
     field = make_field(conditions, np.random.default_rng(seed))
     settings = AnalysisSettings(material=conditions.material)
     try:

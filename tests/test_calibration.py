@@ -138,6 +138,49 @@ def test_the_model_card_keeps_it():
         ProbabilityCalibration.from_card({"calibration": found.as_card() | {"bias": [0.0]}})
 
 
+def test_evidence_counts_as_much_as_it_is_worth():
+    rng = np.random.default_rng(4)
+    logits, classes = honest(8_000)
+    # twice the same: evidence as good as the network, and independent of it
+    other = rng.normal(0, 1, logits.shape)
+    other[np.arange(len(classes)), classes] += 3.0
+    useless = rng.normal(0, 3, logits.shape)
+    noise = np.full(len(classes), 0.1)
+    good = fit_calibration(logits, classes, noise, evidence=3 * other)
+    none = fit_calibration(logits, classes, noise, evidence=useless)
+    weight = [np.logaddexp(0, each.evidence[0]) for each in (good, none)]
+    assert weight[0] > 0.6
+    assert weight[1] < 0.05
+    plain = (logits.argmax(axis=1) == classes).mean()
+    both = good.probabilities(logits, noise, 3 * other)
+    assert (both.argmax(axis=1) == classes).mean() > plain + 0.05
+    # without evidence the cell stands as the network sees it
+    assert good.probabilities(logits, noise) == pytest.approx(
+        good.probabilities(logits, noise, np.zeros_like(logits)), abs=1e-12
+    )
+
+
+def test_doubtful_evidence_counts_less():
+    rng = np.random.default_rng(5)
+    logits, classes = honest(8_000)
+    evidence = rng.normal(0, 1, logits.shape)
+    evidence[np.arange(len(classes)), classes] += 4.0
+    doubt = np.repeat([0.0, 3.0], len(classes) // 2)
+    against = np.stack([doubt, np.full(len(doubt), 0.1)], axis=1)
+    evidence[doubt > 0] = rng.normal(0, 4, evidence[doubt > 0].shape)
+    found = fit_calibration(logits, classes, evidence=evidence, reservations=against)
+    level, _, slope, breadth = found.evidence
+    level += 0.1 * breadth
+    assert slope < 0
+    assert np.logaddexp(0, level) > 4 * np.logaddexp(0, level + 3 * slope)
+    sure = found.probabilities(logits, None, evidence, against)
+    assert (sure.argmax(axis=1) == classes)[doubt == 0].mean() > 0.85
+    card = json.loads(json.dumps({"calibration": found.as_card()}))
+    assert ProbabilityCalibration.from_card(card) == found
+    with pytest.raises(ValueError, match="terms"):
+        ProbabilityCalibration.from_card({"calibration": found.as_card() | {"evidence": [0.0]}})
+
+
 def test_noise_about_each_cell_is_that_of_its_window():
     rng = np.random.default_rng(0)
     noise = np.repeat([0.2, 0.05], 25)

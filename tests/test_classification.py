@@ -161,7 +161,7 @@ def test_perfect_cells_are_thinned_out_at_their_true_weight(images):
     torch.manual_seed(0)
     split = TrainingSet(images / "train")
     item = split[0]
-    inputs, classes, weights = CellDataset(split, TINY, augment=True)[0]
+    inputs, classes, weights, _ = CellDataset(split, TINY, augment=True)[0]
     assert inputs.shape == (len(classes), 3, 32, 32)
     perfect = classes == 0
     assert perfect.sum() == 6
@@ -173,7 +173,7 @@ def test_perfect_cells_are_thinned_out_at_their_true_weight(images):
 def test_validation_shows_every_cell_once_and_always_the_same(images):
     split = TrainingSet(images / "validation")
     data = CellDataset(split, TINY, augment=False)
-    inputs, classes, weights = data[0]
+    inputs, classes, weights, _ = data[0]
     assert classes.tolist() == split[0].classes.tolist()
     assert torch.all(weights == 1)
     assert torch.equal(data[0][0], inputs)
@@ -181,7 +181,7 @@ def test_validation_shows_every_cell_once_and_always_the_same(images):
 
 def test_batches_join_the_cells_of_images(images):
     data = CellDataset(TrainingSet(images / "train"), TINY, augment=False)
-    inputs, classes, weights = collate([data[0], data[1]])
+    inputs, classes, weights, _ = collate([data[0], data[1]])
     assert len(inputs) == len(classes) == len(weights) == len(data[0][1]) + len(data[1][1])
 
 
@@ -206,7 +206,7 @@ def test_presets_build_and_take_one_training_step(images, preset):
     assert settings.preset == preset
     torch.manual_seed(0)
     data = CellDataset(TrainingSet(images / "train"), settings, augment=True)
-    inputs, classes, _ = data[0]
+    inputs, classes, *_ = data[0]
     module = ClassifierModule(settings, total_steps=10).train()
     before = {n: p.detach().clone() for n, p in module.named_parameters()}
     optimizer = module.configure_optimizers()
@@ -387,7 +387,7 @@ def test_single_cell_images_are_not_turned(tmp_path):
     data = CellDataset(TrainingSet(tmp_path), TINY.model_copy(update={"crop": "bond2"}), True)
     for seed in range(4):
         torch.manual_seed(seed)
-        _, classes, weights = data[0]
+        _, classes, weights, _ = data[0]
         assert classes.tolist() == [3]
         assert weights.tolist() == [1]
 
@@ -397,7 +397,7 @@ def test_cells_that_nobody_judged_are_not_learned(island):
     classes[:3] = island.classes[:3]
     dataset = CellDataset([replace(island, classes=classes)], CLASSIFIER_PRESETS["compact"], True)
     for _ in range(6):
-        inputs, targets, weights = dataset[0]
+        inputs, targets, weights, _ = dataset[0]
         assert sorted(targets.tolist()) == sorted(island.classes[:3].tolist())
         assert len(inputs) == len(weights) == 3
 

@@ -25,7 +25,9 @@ N_JUDGED = 7
 
 @pytest.fixture(scope="module")
 def images():
-    settings = TrainingSetSettings(side_a=6, a_px=(12.0, 12.0), seed=4)
+    settings = TrainingSetSettings(
+        side_a=6, a_px=(12.0, 12.0), seed=4, defect_rate=(0.02, 0.16), contamination_share=0
+    )
     return [simulate_image(settings, 0, index) for index in range(4)]
 
 

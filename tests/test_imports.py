@@ -37,6 +37,7 @@ ROWS = [
         "lattice_windows",
         "matching",
         "netcasting",
+        "occupancy",
         "outputs",
         "own_materials",
         "profile_outputs",

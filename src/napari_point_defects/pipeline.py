@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -36,6 +37,9 @@ from napari_point_defects.region_limits import (
     recast_within,
 )
 from napari_point_defects.weights.trained_on import with_current_warning
+
+if TYPE_CHECKING:
+    from napari_point_defects.classification.prediction import Reference
 
 Progress = Callable[[float, str], None]
 
@@ -166,7 +170,7 @@ def classify(
 
 def reference_of(
     image: StemImage, detection: Detection, cells: UnitCells, settings: AnalysisSettings
-) -> dict[int, np.ndarray | None]:
+) -> dict[int, Reference | None]:
     """Return what the classifier judges the cells of each domain against, for :func:`reclassify`.
 
     By the domains' numbers; None where each cell stands alone.
@@ -182,7 +186,7 @@ def reclassify(
     edits: Sequence[Hexagons],
     settings: AnalysisSettings,
     *,
-    reference: dict[int, np.ndarray | None] | None = None,
+    reference: dict[int, Reference | None] | None = None,
     on_progress: Progress = _nothing,
     should_stop: Callable[[], bool] = _never,
 ) -> list[Recast]:
@@ -197,7 +201,7 @@ def reclassify(
     edits : sequence of Hexagons
         All hexagons after each edit, in the order of the edits.
     settings : AnalysisSettings
-    reference : dict of ndarray, optional
+    reference : dict of Reference, optional
         From :func:`reference_of`; where absent, the mean of ``cells``.
     on_progress, should_stop : callable
         As in :func:`classify`.
@@ -225,6 +229,7 @@ def reclassify(
         UnitCells.joined([change.cells for change in changes]),
         where,
         judged_against=reference,
+        beside=current,
         alpha=settings.alpha,
         beta=settings.beta,
         on_progress=on_progress,

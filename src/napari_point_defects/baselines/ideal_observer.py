@@ -140,7 +140,8 @@ class IdealObserver:
         return float(likelihood + self.log_rates[classes].sum())
 
     def _climb(self, classes: np.ndarray) -> np.ndarray:
-        mean = self.expected(classes)
+        counted = _CountedPixels(self)
+        mean = counted.mean(classes)
         active = np.ones(len(classes), bool)
         middles = (self.x + self.m) / 2
         reach = 2.2 * float(self.columns.reach_px.max())
@@ -149,58 +150,98 @@ class IdealObserver:
             changed = False
             for k in np.flatnonzero(active):
                 active[k] = False
-                if self._improve(classes, mean, [k]):
+                if self._improve(classes, mean, counted, [k]):
                     active[neighbours[k]] = True
                     changed = True
             if changed:
                 continue
             for pair in self.pairs[(classes[self.pairs] > 0).any(axis=1)]:
-                if self._improve(classes, mean, list(pair)):
+                if self._improve(classes, mean, counted, list(pair)):
                     active[neighbours[pair[0]]] = True
                     changed = True
             if not changed:
                 break
         return classes
 
-    def _improve(self, classes: np.ndarray, mean: np.ndarray, cells: list[int]) -> bool:
+    def _improve(
+        self, classes: np.ndarray, mean: np.ndarray, counted: _CountedPixels, cells: list[int]
+    ) -> bool:
         """Put one or two cells into their best joint state; tell whether that changed them."""
-        box = self._box(cells)
-        here, counts = mean[box], self.counts[box]
-        without = here - sum(self._image(k, classes[k], box) for k in cells)
-        shape = (_CLASSES,) * len(cells)
+        pixels, images, totals = counted.around(cells)
+        counts = counted.counts[pixels]
         now = tuple(classes[cells])
-        images = [[self._image(k, cls, box) for cls in range(_CLASSES)] for k in cells]
+        without = mean[pixels] - sum(image[cls] for image, cls in zip(images, now, strict=True))
         best, best_gain = now, -np.inf
-        for state in np.ndindex(shape):
-            image = np.maximum(without + sum(images[i][cls] for i, cls in enumerate(state)), 1e-12)
-            gain = float((counts * np.log(image) - image).sum())
+        for state in np.ndindex((_CLASSES,) * len(cells)):
+            image = without + sum(each[cls] for each, cls in zip(images, state, strict=True))
+            gain = float((counts * np.log(np.maximum(image, 1e-12))).sum())
+            gain -= sum(total[cls] for total, cls in zip(totals, state, strict=True))
             gain += float(self.log_rates[list(state)].sum())
             if gain > best_gain + (1e-9 if state != now else -1e-9):
                 best, best_gain = state, gain
         if best == now:
             return False
-        mean[box] = without + sum(images[i][cls] for i, cls in enumerate(best))
+        mean[pixels] = without + sum(image[cls] for image, cls in zip(images, best, strict=True))
         classes[cells] = best
         return True
 
-    def _box(self, cells: list[int]):
-        points = np.concatenate([self.x[cells], self.m[cells]])
-        reach = self.columns.reach_px
-        low = np.maximum(np.floor(points.min(axis=0) - reach), 0).astype(int)
-        high = np.minimum(np.ceil(points.max(axis=0) + reach) + 1, self.counts.shape).astype(int)
-        high = np.maximum(high, low)
-        return np.s_[low[0] : high[0], low[1] : high[1]]
 
-    def _image(self, cell: int, cls: int, box) -> np.ndarray:
-        rows, cols = box
-        image = np.zeros((rows.stop - rows.start, cols.stop - cols.start))
-        for kind in _present(int(cls)):
-            (r, c), stamp = self.parts[cell][kind]
-            image[
-                r.start - rows.start : r.stop - rows.start,
-                c.start - cols.start : c.stop - cols.start,
-            ] += stamp
-        return image
+class _CountedPixels:
+    """The pixels that counted anything: of the others a likelihood needs only the sum.
+
+    At few counts per pixel these are a small part of an image.
+    """
+
+    def __init__(self, observer: IdealObserver) -> None:
+        counted = observer.counts > 0
+        place = np.full(counted.shape, -1, np.int32)
+        place[counted] = np.arange(np.count_nonzero(counted))
+        self.counts = observer.counts[counted]
+        background = np.broadcast_to(np.asarray(observer.background, float), counted.shape)
+        self.background = background[counted]
+        self.parts = [
+            {kind: _at_counted(place, *part) for kind, part in parts.items()}
+            for parts in observer.parts
+        ]
+        self._around = {}
+
+    def mean(self, classes: np.ndarray) -> np.ndarray:
+        """Return the expected counts at these pixels."""
+        mean = self.background.copy()
+        for parts, cls in zip(self.parts, classes, strict=True):
+            for kind in _present(int(cls)):
+                pixels, values, _ = parts[kind]
+                mean[pixels] += values
+        return mean
+
+    def around(self, cells: list[int]) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
+        """Return the pixels (P,) that cells reach, and of each cell its six images and sums."""
+        key = tuple(cells)
+        if key not in self._around:
+            self._around[key] = self._seen_around(cells)
+        return self._around[key]
+
+    def _seen_around(self, cells: list[int]) -> tuple[np.ndarray, list, list]:
+        pixels = np.unique(np.concatenate([p for k in cells for p, _, _ in self.parts[k].values()]))
+        images, totals = [], []
+        for k in cells:
+            each, total = np.zeros((_CLASSES, len(pixels))), np.zeros(_CLASSES)
+            for kind, (reached, values, whole) in self.parts[k].items():
+                has = [c for c in range(_CLASSES) if kind in _present(c)]
+                each[np.ix_(has, np.searchsorted(pixels, reached))] += values
+                total[has] += whole
+            images.append(each)
+            totals.append(total)
+        return pixels, images, totals
+
+
+def _at_counted(
+    place: np.ndarray, where: tuple[slice, slice], stamp: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Return a column's counted pixels, what it adds to each, and all that it adds."""
+    found = place[where]
+    here = found >= 0
+    return found[here], stamp[here], float(stamp.sum())
 
 
 def _present(cls: int) -> list[str]:

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from napari_point_defects.classification.model import ClassifierSettings, cell_inputs
 from napari_point_defects.materials import CHALCOGEN_SITES, METAL_SITES, DefectClass
+from napari_point_defects.occupancy.evidence import ColumnEvidence
 from napari_point_defects.records import Lattice, UnitCells, cell_classes
 from napari_point_defects.training_set import UNLABELLED, LabelledImage, TrainingSet
 from napari_point_defects.training_views import frame_turn
@@ -23,23 +24,28 @@ _TURNS_KEEPING_BONDS = (0, 1)
 
 
 class CellDataset(Dataset):
-    """Cells of one image per item: inputs (K, C, side, side), classes (K,), weights (K,).
+    """Cells of one image per item, as tensors.
+
+    Inputs (K, C, side, side), classes (K,), weights (K,), and what the counts say (K, 8): log
+    likelihoods of the six classes, and the two reservations.
 
     Parameters
     ----------
     images : TrainingSet
     settings : ClassifierSettings
     augment : bool
-        Turn, mirror and misplace as in training, and thin out the perfect cells.
+        Turn, mirror and misplace as in training, and thin out the perfect cells; the network
+        learns without the counts' evidence, which is then 0.
     """
 
     def __init__(self, images: TrainingSet, settings: ClassifierSettings, augment: bool) -> None:
         self.images, self.settings, self.augment = images, settings, augment
+        self._said: dict[int, np.ndarray] = {}  # the same in every epoch
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, ...]:
         item = self.images[index]
         rng = np.random.default_rng(torch.randint(2**31, ()).item() if self.augment else index)
         lattice, cells, classes = item.lattice, item.cells, item.classes
@@ -65,7 +71,25 @@ class CellDataset(Dataset):
             weights[perfect] = len(perfect) / most
             drawn = rng.choice(perfect, most, replace=False)
             kept = np.concatenate([np.flatnonzero(classes > DefectClass.PERFECT), drawn])
-        return inputs[kept], torch.as_tensor(classes[kept]).long(), torch.from_numpy(weights[kept])
+        if self.augment or self.settings.crop != "window":
+            said = np.zeros((len(classes), len(DefectClass) + 2), np.float32)
+        else:
+            if index not in self._said:
+                self._said[index] = _what_counts_say(item.pixels, lattice, cells)
+            said = self._said[index]
+        return (
+            inputs[kept],
+            torch.as_tensor(classes[kept]).long(),
+            torch.from_numpy(weights[kept]),
+            torch.from_numpy(said[kept]),
+        )
+
+
+def _what_counts_say(pixels: np.ndarray, lattice: Lattice, cells: UnitCells) -> np.ndarray:
+    data = pixels.astype(np.float32)
+    columns = ColumnEvidence(data, lattice, cells)
+    against = np.tile(columns.reservations, (len(cells), 1))
+    return np.concatenate([columns.of(data, lattice, cells), against], axis=1).astype(np.float32)
 
 
 def cell_view(item: LabelledImage, settings: ClassifierSettings, number: int) -> torch.Tensor:
@@ -136,6 +160,6 @@ def misplace(
     return replace(lattice, matrix_px=matrix), moved
 
 
-def collate(batch: list) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def collate(batch: list) -> tuple[torch.Tensor, ...]:
     """Join the cells of several images into one batch."""
     return tuple(torch.cat(parts) for parts in zip(*batch, strict=True))

@@ -252,7 +252,7 @@ def _of_simulation(
     for index in torch.randperm(len(dataset))[:most].tolist():
         if should_stop():
             raise Stopped
-        inputs, classes, _ = dataset[index]
+        inputs, classes, *_ = dataset[index]
         parts.append((inputs.half(), classes))
     if not parts:
         return _NONE

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +21,29 @@ from napari_point_defects.devices import choose_device, has_fast_bfloat16
 from napari_point_defects.errors import PointDefectsError, Stopped
 from napari_point_defects.materials import DefectClass
 from napari_point_defects.netcasting import ALPHA, BETA
+from napari_point_defects.occupancy.evidence import ColumnEvidence
 from napari_point_defects.records import Lattice, UnitCells
 from napari_point_defects.weights import Weights, load_weights
 
 _BATCH = 256
 _TOGETHER = 2048  # cells whose inputs are cut at once: some 250 MB
+_COUNTS_SHARE = 0.3  # of the work goes into what the counts say
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What all cells of an image, or of one of its domains, are judged against.
+
+    Attributes
+    ----------
+    window : ndarray of shape (2, 48, 48)
+        Mean window and its noise, from :func:`~.crops.reference_window`.
+    columns : ColumnEvidence or None
+        The columns' images, learned; None where the weights take no evidence.
+    """
+
+    window: np.ndarray
+    columns: ColumnEvidence | None
 
 
 class Classifier:
@@ -57,14 +75,16 @@ class Classifier:
             ) from error
         self.network.to(self.device, memory_format=torch.channels_last).eval()
 
-    def reference(self, data: np.ndarray, lattice: Lattice, cells: UnitCells) -> np.ndarray | None:
+    def reference(self, data: np.ndarray, lattice: Lattice, cells: UnitCells) -> Reference | None:
         """Return what all cells of an image are judged against; None where each stands alone.
 
         Worth keeping where cells of one image are classified bit by bit.
         """
         if self.settings.crop != "window" or not len(cells):
             return None
-        return reference_window(data, lattice, cells)
+        uses_counts = self.calibration.evidence is not None
+        columns = ColumnEvidence(data, lattice, cells) if uses_counts else None
+        return Reference(reference_window(data, lattice, cells), columns)
 
     def predict(
         self,
@@ -73,7 +93,8 @@ class Classifier:
         cells: UnitCells,
         *,
         rows: np.ndarray | None = None,
-        reference: np.ndarray | None = None,
+        reference: Reference | None = None,
+        beside: UnitCells | None = None,
         alpha: float = ALPHA,
         beta: float = BETA,
         on_progress: Callable[[float, str], None] = lambda share, text: None,
@@ -93,8 +114,10 @@ class Classifier:
             All cells of the image: each is judged against their mean.
         rows : ndarray of bool or int, optional
             Which cells to classify; the others keep their probabilities.
-        reference : ndarray, optional
+        reference : Reference, optional
             From :meth:`reference`, in place of the mean of these cells.
+        beside : UnitCells, optional
+            More cells that are known to be there: their columns shine into these.
         alpha, beta : float
             Size of the paper's crop.
         on_progress, should_stop : callable
@@ -108,15 +131,28 @@ class Classifier:
         Stopped
             If ``should_stop`` said yes.
         """
+        if reference is None:
+            reference = self.reference(data, lattice, cells)
         if rows is None:
             rows = np.arange(len(cells))
-        elif reference is None:
-            reference = self.reference(data, lattice, cells)
         chosen = cells.take(rows)
         found = np.zeros((len(chosen), len(DefectClass)))
         cuts = (True,) if self.settings.crop == "window" else (True, False)
-        if reference is None and len(chosen) > _TOGETHER:
-            reference = self.reference(data, lattice, chosen)
+        said, against, before = None, np.zeros(2), 0.0
+        if reference is not None and reference.columns is not None:
+            before = _COUNTS_SHARE
+            around = [cells] if len(chosen) < len(cells) else []
+            around += [beside] if beside is not None else []
+            said = reference.columns.of(
+                data,
+                lattice,
+                chosen,
+                UnitCells.joined(around) if around else None,
+                on_progress=lambda share: on_progress(before * share, "what the counts say"),
+                should_stop=should_stop,
+            )
+            against = reference.columns.reservations
+        window = None if reference is None else reference.window
         done, total = 0, len(cuts) * len(chosen)
         # neighbours together, so that the inputs of a few thousand cells are held at a time
         for group in neighbourhoods(chosen.centres_px, most=_TOGETHER):
@@ -129,20 +165,25 @@ class Classifier:
                     upper=upper,
                     alpha=alpha,
                     beta=beta,
-                    reference=reference,
+                    reference=window,
                 )
                 for start in range(0, len(inputs), _BATCH):
                     if should_stop():
                         raise Stopped
                     block = slice(start, start + _BATCH)
-                    found[group[block]] += self._probabilities(inputs[block]) / len(cuts)
+                    counts = None if said is None else said[group[block]]
+                    likely = self._probabilities(inputs[block], counts, against)
+                    found[group[block]] += likely / len(cuts)
                     done += len(inputs[block])
-                    on_progress(done / total, f"{done / total:.0%} of {len(chosen)} cells")
+                    share = before + (1 - before) * done / total
+                    on_progress(share, f"{done / total:.0%} of {len(chosen)} cells")
         probabilities = np.array(cells.probabilities, float)
         probabilities[rows] = found
         return replace(cells, probabilities=probabilities)
 
-    def _probabilities(self, inputs: torch.Tensor) -> np.ndarray:
+    def _probabilities(
+        self, inputs: torch.Tensor, evidence: np.ndarray | None, reservations: np.ndarray
+    ) -> np.ndarray:
         batch = inputs.to(self.device, memory_format=torch.channels_last)
         half = has_fast_bfloat16(self.device)
         with (
@@ -151,4 +192,4 @@ class Classifier:
         ):
             logits = self.network(batch).double().cpu()
         noise = noise_of_inputs(inputs.numpy()) if self.settings.crop == "window" else None
-        return self.calibration.probabilities(logits.numpy(), noise)
+        return self.calibration.probabilities(logits.numpy(), noise, evidence, reservations)

@@ -27,9 +27,10 @@ class ClassifierModule(TrainableModule):
         self.logits: list[torch.Tensor] = []
         self.targets: list[torch.Tensor] = []
         self.noise: list[np.ndarray] = []
+        self.said: list[np.ndarray] = []
 
     def training_step(self, batch, index) -> torch.Tensor:
-        inputs, classes, weights = batch
+        inputs, classes, weights = batch[:3]
         logits = self.network(inputs.contiguous(memory_format=torch.channels_last))
         losses = nn.functional.cross_entropy(logits.float(), classes, reduction="none")
         loss = (losses * weights).sum() / weights.sum()
@@ -37,21 +38,26 @@ class ClassifierModule(TrainableModule):
         return loss
 
     def on_validation_epoch_start(self) -> None:
-        self.logits, self.targets, self.noise = [], [], []
+        self.logits, self.targets, self.noise, self.said = [], [], [], []
 
     def validation_step(self, batch, index) -> None:
-        inputs, classes, _ = batch
+        inputs, classes, _, said = batch
         self.logits.append(
             self.network(inputs.contiguous(memory_format=torch.channels_last)).float().cpu()
         )
         self.targets.append(classes.cpu())
         if self.crop == "window":
             self.noise.append(noise_of_inputs(inputs.float().cpu().numpy()))
+            self.said.append(said.cpu().numpy())
 
     def figures(self) -> dict:
         """Loss, accuracy, mean F1 (``val_score``), confusion matrix and temperature."""
         logits, targets = torch.cat(self.logits), torch.cat(self.targets)
         confusion = confusion_matrix(targets.numpy(), logits.argmax(1).numpy())
+        known = {}
+        if self.said:
+            said = np.concatenate(self.said)
+            known = {"evidence": said[:, :-2], "reservations": said[:, -2:]}
         return {
             "val_loss": float(nn.functional.cross_entropy(logits, targets)),
             "val_accuracy": float(np.trace(confusion) / max(confusion.sum(), 1)),
@@ -62,6 +68,7 @@ class ClassifierModule(TrainableModule):
                 targets.numpy(),
                 np.concatenate(self.noise) if self.noise else None,
                 prior=True,
+                **known,
             ).as_card(),
         }
 

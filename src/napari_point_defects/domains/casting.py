@@ -231,12 +231,12 @@ def recast_domains(
 
 
 def references(
-    reference: Callable[..., np.ndarray | None],
+    reference: Callable[..., Any],
     data: np.ndarray,
     cells: UnitCells,
     where: DomainMap,
-) -> dict[int, np.ndarray | None]:
-    """Return the mean window that each domain's cells are judged against, by number.
+) -> dict[int, Any]:
+    """Return what each domain's cells are judged against, by number.
 
     Mirror twins and grains are seen through another direction of the same scan, whose jitter and
     astigmatism stay with the image: each has a mean of its own, but one of few cells takes the
@@ -251,7 +251,7 @@ def references(
     where : DomainMap
     """
     own = where.of_cells(cells)
-    found: dict[int, np.ndarray | None] = {}
+    found: dict[int, Any] = {}
     by_size = sorted(where.domains, key=lambda domain: -(own == domain.number).sum())
     for domain in by_size:
         mine = own == domain.number
@@ -268,7 +268,8 @@ def classify_domains(
     cells: UnitCells,
     where: DomainMap,
     *,
-    judged_against: dict[int, np.ndarray | None] | None,
+    judged_against: dict[int, Any] | None,
+    beside: UnitCells | None = None,
     on_progress: Progress,
     should_stop: Callable[[], bool],
     **options: Any,
@@ -284,6 +285,8 @@ def classify_domains(
     where : DomainMap
     judged_against : dict, optional
         From :func:`references`; where absent, the mean of each domain's own cells.
+    beside : UnitCells, optional
+        More cells that are there.
     on_progress, should_stop : callable
     **options
         For ``predict``.
@@ -303,6 +306,8 @@ def classify_domains(
         extra = options
         if judged_against is not None and judged_against.get(domain.number) is not None:
             extra = options | {"reference": judged_against[domain.number]}
+        if beside is not None:
+            extra = extra | {"beside": beside.take(where.of_cells(beside) == domain.number)}
         found = predict(
             data,
             domain.lattice,

@@ -101,26 +101,26 @@ class TrainingSetSettings(BaseModel):
         description="Side of an image in lattice constants [a]",
     )
     a_px: tuple[_LatticeConstant, _LatticeConstant] = Field(
-        (10.0, 60.0), title="Lattice constant", description="Lattice constant [px], log-uniform"
+        (8.0, 80.0), title="Lattice constant", description="Lattice constant [px], log-uniform"
     )
     angle_deg: Range = Field((-180.0, 180.0), title="Rotation", description="Rotation [°]")
     shear: tuple[_Slant, _Slant] = Field(
-        (-0.15, 0.15), title="Shear", description="Sideways slide of rows per row"
+        (-0.2, 0.2), title="Shear", description="Sideways slide of rows per row"
     )
     stretch: tuple[_Slant, _Slant] = Field(
-        (-0.15, 0.15), title="Stretch", description="Horizontal over vertical scale − 1"
+        (-0.2, 0.2), title="Stretch", description="Horizontal over vertical scale − 1"
     )
     drift_a: NonNegative = Field(
         (0.0, 0.3), title="Drift", description="Amplitude of non-linear drift [a]"
     )
     jitter_a: NonNegative = Field(
-        (0.0, 0.04), title="Row jitter", description="RMS sideways error of a row [a]"
+        (0.0, 0.06), title="Row jitter", description="RMS sideways error of a row [a]"
     )
     source_fwhm_nm: NonNegative = Field(
         (0.05, 0.13), title="Source size", description="Source size, FWHM [nm]"
     )
     tail_fraction: tuple[_Tail, _Tail] = Field(
-        (0.0, 0.3), title="Probe tail, share", description="Share of the probe that is a wide tail"
+        (0.0, 0.4), title="Probe tail, share", description="Share of the probe that is a wide tail"
     )
     tail_fwhm_nm: NonNegative = Field(
         (0.15, 0.4), title="Probe tail, width", description="Width of that tail, FWHM [nm]"
@@ -136,13 +136,13 @@ class TrainingSetSettings(BaseModel):
         description="Factor on the X columns' brightness (other detectors and voltages), median",
     )
     chalcogen_gain_sigma: float = Field(
-        0.12,
+        0.2,
         ge=0,
         title="X brightness, spread",
         description="Spread of the X columns' brightness, standard deviation of its log",
     )
     contamination: NonNegative = Field(
-        (0.0, 0.5),
+        (0.0, 0.7),
         title="Contamination",
         description="Mean signal of the dirt, share of the brightest column's peak",
     )
@@ -165,7 +165,7 @@ class TrainingSetSettings(BaseModel):
         (0.05, 0.4), title="Vacuum", description="Share of such an image that is vacuum"
     )
     defect_rate: tuple[_Rate, _Rate] = Field(
-        (0.02, 0.16), title="Defective cells", description="Share of defective cells, log-uniform"
+        (0.001, 0.35), title="Defective cells", description="Share of defective cells, log-uniform"
     )
     class_mix: _Mix = Field(
         (2.0, 0.9, 0.8, 0.6, 0.6),
@@ -173,7 +173,7 @@ class TrainingSetSettings(BaseModel):
         description="Dirichlet weights of the five defect classes; 0 for never",
     )
     column_counts: Positive | None = Field(
-        (15.0, 20000.0),
+        (12.0, 20000.0),
         title="Dose",
         description="Counts in a whole perfect X₂ column, log-uniform; none to give λ instead",
     )
