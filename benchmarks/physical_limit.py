@@ -1,12 +1,13 @@
 """How near the networks come to what physics allows: against dose and every distortion.
 
-    python -m benchmarks.physical_limit [--quick] [--check] [--only dose]
+    python -m benchmarks.physical_limit [--quick] [--check] [--only dose] [--resume]
 
 Images are exact sums of the multislice images of single columns, sampled where the scan looks,
 with Poisson counts: nothing the training set's renderer made. Beside the analysis stand the
 column-intensity rule and the ideal observer, which knows the columns' images, all positions, the
 dirt, the row errors, the counts' noise and the rates of the defects, and is judged on the same
-cells. Writes ``benchmarks/results/physical_limit.json`` and a figure of the ladder.
+cells. Writes ``benchmarks/results/physical_limit.json``, curve by curve, and a figure; ``--resume``
+keeps the curves that the report has from the same weights.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ from napari_point_defects.simulation.scenes import (
     lattice_nodes,
 )
 from napari_point_defects.simulation.superposition import Blur, Superposer
+from napari_point_defects.weights import SHIPPED, load_weights
 
 RESULTS = Path(__file__).parent / "results"
 SEED = 9_700_000
@@ -352,44 +354,47 @@ def figure(report: dict, path: Path) -> None:
 
 
 def main() -> None:
-    """Run all curves and write the report."""
+    """Run the curves and write the report."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="five points, six images each")
     parser.add_argument("--check", action="store_true", help="fail above the tolerances")
-    parser.add_argument("--only", help="curves whose name holds this")
+    parser.add_argument("--only", default="", help="curves whose name holds this")
+    parser.add_argument("--resume", action="store_true", help="keep the curves that are there")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     options = parser.parse_args()
-    start = time.perf_counter()
-    chosen = {
-        name: points
-        for name, points in curves(options.quick).items()
-        if not options.only or options.only in name
-    }
-    report = {
-        "command": "python -m benchmarks.physical_limit" + (" --quick" if options.quick else ""),
-        "seed": SEED,
-        "curves": {},
-    }
+    stem = "physical_limit_quick" if options.quick else "physical_limit"
+    path = RESULTS / f"{stem}.json"
+    report = _report(path, options.quick, options.resume)
     # fresh processes: networks that have run threads do not survive a fork
     with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool:
-        for number, (name, points) in enumerate(chosen.items()):
-            report["curves"][name] = []
+        for number, (name, points) in enumerate(curves(options.quick).items()):
+            if options.only not in name or name in report["curves"]:
+                continue
+            start, found = time.perf_counter(), []
             for index, conditions in enumerate(points):
                 n = images_of(conditions, options.quick)
                 seeds = [(SEED, number, index, image) for image in range(n)]
-                results = list(pool.map(judge, [conditions] * n, seeds))
-                point = summarise(conditions, results)
-                report["curves"][name].append(point)
-                print(name, _line(point), flush=True)
-    report["seconds"] = round(time.perf_counter() - start, 1)
-    if not options.only:
-        RESULTS.mkdir(exist_ok=True)
-        stem = "physical_limit_quick" if options.quick else "physical_limit"
-        (RESULTS / f"{stem}.json").write_text(json.dumps(report, indent=1) + "\n")
-        if not options.quick:
-            figure(report, RESULTS / f"{stem}.png")
+                found.append(summarise(conditions, list(pool.map(judge, [conditions] * n, seeds))))
+                print(name, _line(found[-1]), flush=True)
+            report["curves"][name] = found
+            report["seconds"] = round(report["seconds"] + time.perf_counter() - start, 1)
+            path.write_text(json.dumps(report, indent=1) + "\n")
+    if not options.quick:
+        figure(report, path.with_suffix(".png"))
     if options.check:
         check(report)
+
+
+def _report(path: Path, quick: bool, resume: bool) -> dict:
+    """Return the report to go on with: a new one, or the one that is there."""
+    networks = {kind: load_weights(kind).version for kind in SHIPPED}
+    if resume and path.exists():
+        report = json.loads(path.read_text())
+        if (report["seed"], report.get("weights")) != (SEED, networks):
+            sys.exit(f"{path.name} is of other weights: run without --resume")
+        return report
+    command = "python -m benchmarks.physical_limit" + (" --quick" if quick else "")
+    return {"command": command, "seed": SEED, "weights": networks, "seconds": 0.0, "curves": {}}
 
 
 def _line(point: dict) -> str:

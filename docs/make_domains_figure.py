@@ -76,7 +76,7 @@ def show(axes: Axes, analysis: Analysis) -> None:
     axes.autoscale(False)
 
 
-def mark(axes: Axes, analysis: Analysis) -> set[int]:
+def mark(axes: Axes, analysis: Analysis, *, domains: bool = True) -> set[int]:
     """Draw domains, what was left out and the cells over an image; return the codes drawn."""
     where, cells = analysis.detection.domain_map, analysis.cells
     labels = where.area.to_pixels()
@@ -84,7 +84,7 @@ def mark(axes: Axes, analysis: Analysis) -> set[int]:
     for label in np.unique(labels):
         left_out = label >= FIRST_CODE
         colour = AREA_COLOURS[label] if left_out else DOMAIN_COLOURS[label - 1]
-        tint[labels == label] = (*to_rgb(colour), 0.15 if left_out else 0.35)
+        tint[labels == label] = (*to_rgb(colour), 0.15 if left_out else 0.35 * domains)
         if left_out:
             areas = axes.contourf(labels == label, [0.5, 1.5], colors="none", hatches=["////"])
             areas.set(edgecolor=colour, linewidth=0)
