@@ -242,7 +242,17 @@ class EveryCellPerfect:
         return np.full((2, 2), lattice.angle_deg)
 
     def predict(
-        self, data, lattice, cells, *, alpha, beta, on_progress, should_stop, reference=None
+        self,
+        data,
+        lattice,
+        cells,
+        *,
+        alpha,
+        beta,
+        on_progress,
+        should_stop,
+        reference=None,
+        beside=None,
     ):
         self.calls.append((lattice, len(cells), reference))
         found = np.tile(np.eye(6)[0], (len(cells), 1))

@@ -232,12 +232,13 @@ def test_some_cells_get_the_answers_of_a_full_run(image, detection, found):
     blank = UnitCells.unclassified(found.chalcogen_px, found.metal_px, found.votes)
     rows = np.arange(0, len(found), 7)
     part = classifier.predict(image.data, detection.lattice, blank, rows=rows)
-    np.testing.assert_allclose(part.probabilities[rows], found.probabilities[rows], atol=1e-5)
+    # the counts' evidence is found in rounds, from another start
+    np.testing.assert_allclose(part.probabilities[rows], found.probabilities[rows], atol=1e-4)
     others = np.setdiff1d(np.arange(len(found)), rows)
     assert np.isnan(part.probabilities[others]).all()
     mask = np.isin(np.arange(len(found)), rows)
     again = classifier.predict(image.data, detection.lattice, found, rows=mask)
-    np.testing.assert_allclose(again.probabilities, found.probabilities, atol=1e-5)
+    np.testing.assert_allclose(again.probabilities, found.probabilities, atol=1e-4)
     none = classifier.predict(image.data, detection.lattice, found, rows=np.zeros(0, int))
     np.testing.assert_array_equal(none.probabilities, found.probabilities)
 

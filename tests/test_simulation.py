@@ -777,8 +777,8 @@ def test_scenes_are_drawn_from_the_whole_range():
     assert np.mean([s.vacuum != "none" for s in scenes]) == pytest.approx(0.25, abs=0.09)
     assert {s.material for s in scenes} == set(MATERIALS)
     rates = np.array([sum(s.defect_rates) for s in scenes])
-    assert 0.02 <= rates.min() < 0.03
-    assert 0.13 < rates.max() <= 0.16 + 1e-12
+    assert 0.001 <= rates.min() < 0.0015
+    assert 0.28 < rates.max() <= 0.35 + 1e-12
 
 
 @pytest.mark.parametrize(
