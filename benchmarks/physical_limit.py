@@ -365,6 +365,8 @@ def main() -> None:
     stem = "physical_limit_quick" if options.quick else "physical_limit"
     path = RESULTS / f"{stem}.json"
     report = _report(path, options.quick, options.resume)
+    # some curves alone must not take the place of a whole report
+    written = options.resume or not options.only
     # fresh processes: networks that have run threads do not survive a fork
     with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool:
         for number, (name, points) in enumerate(curves(options.quick).items()):
@@ -378,8 +380,9 @@ def main() -> None:
                 print(name, _line(found[-1]), flush=True)
             report["curves"][name] = found
             report["seconds"] = round(report["seconds"] + time.perf_counter() - start, 1)
-            path.write_text(json.dumps(report, indent=1) + "\n")
-    if not options.quick:
+            if written:
+                path.write_text(json.dumps(report, indent=1) + "\n")
+    if written and not options.quick:
         figure(report, path.with_suffix(".png"))
     if options.check:
         check(report)

@@ -17,6 +17,8 @@ _TAPER_A = 0.25
 _BINS = 12
 _LEAST_SKEW = 0.05  # of the largest noise: counts that hardly scatter are as good as Gaussian
 _LEAST_VARIANCE = 0.02  # of the median
+USUAL_RATES = (0.92, 0.032, 0.016, 0.0128, 0.0096, 0.0096)
+"""Share of the cells in each class, before an image has told its own."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class ColumnModel:
     dirt_variance: float = 0.0
     dirt_length: float = 1.0
     doubt: tuple[float, float] = (1.0, 1.0)
-    rates: tuple[float, ...] = (0.92, 0.032, 0.016, 0.0128, 0.0096, 0.0096)
+    rates: tuple[float, ...] = USUAL_RATES
 
     def painted(self, crop: Crop, chalcogen: np.ndarray, metal: np.ndarray) -> np.ndarray:
         """Return the brightness of all columns, given their occupancy (C,), and the base."""
@@ -150,6 +152,4 @@ def _with_noise(model: ColumnModel, crops, occupancy, dirt) -> ColumnModel:
     rise, floor = nnls(design, variance * weight)[0]
     floor = max(floor, 1e-6 * float(variance.max()), 1e-30)
     gain = max(rise, _LEAST_SKEW * floor) / span
-    return ColumnModel(
-        model.chalcogen, model.metal, model.base, float(gain), float(floor - gain * low)
-    )
+    return replace(model, gain=float(gain), offset=float(floor - gain * low))

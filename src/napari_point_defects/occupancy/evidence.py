@@ -17,9 +17,16 @@ from scipy.special import softmax
 
 from napari_point_defects.errors import Stopped
 from napari_point_defects.materials import DefectClass
-from napari_point_defects.occupancy.column_model import ColumnModel, fit_columns
+from napari_point_defects.occupancy.column_model import USUAL_RATES, ColumnModel, fit_columns
 from napari_point_defects.occupancy.dirt import dirt_of, learn_dirt
-from napari_point_defects.occupancy.placing import DISTANCES_A, STEP_A, Crop, groups_of, steadied
+from napari_point_defects.occupancy.placing import (
+    DISTANCES_A,
+    SAME_A,
+    STEP_A,
+    Crop,
+    groups_of,
+    steadied,
+)
 from napari_point_defects.records import Lattice, UnitCells
 
 SINGLE = 0.42
@@ -27,7 +34,7 @@ SINGLE = 0.42
 (multislice, ``simulation.columns``)."""
 _CHALCOGEN = np.array([1.0, SINGLE, 0.0, 1.0, SINGLE, 0.0])
 _METAL = np.array([1.0, 1.0, 1.0, 0.0, 0.0, 0.0])
-_RATES = np.array([0.92, 0.032, 0.016, 0.0128, 0.0096, 0.0096])
+_RATES = np.array(USUAL_RATES)
 _RATES_CELLS = 20.0  # that they count for against an image's own
 _OUTSIDE = np.array([0.8, 0.04, 0.04, 0.04, 0.04, 0.04])
 _ROUNDS = 6
@@ -38,7 +45,6 @@ _FLOOR = 0.03  # of the light at a pixel that stays when a column goes: others' 
 _FEWEST_CELLS = 12
 _MOST_LEARNED = 600  # cells
 _LEARNED_PARTS = 4
-_SAME_A = 0.4
 _BREADTH_A = 0.4
 _AROUND_A = 2.6  # cells this near are solved with a group, and not kept
 
@@ -127,7 +133,7 @@ class ColumnEvidence:
         given = cells.centres_px
         if beside is not None:
             given = np.concatenate([given, beside.centres_px])
-        there, place = _distinct(given, _SAME_A * lattice.a_px)
+        there, place = _distinct(given, SAME_A * lattice.a_px)
         wanted = np.unique(place[: len(cells)])
         centres = steadied(lattice, there)
         tree, judged = cKDTree(centres), np.zeros((len(there), len(DefectClass)))

@@ -25,7 +25,7 @@ _PAINTED_A = 0.7  # how far the dirt seen at a site is spread
 _PAINTED_SIGMA_A = 0.22
 _PIXELS_PER_A = 12.0  # fewer after binning would blur the columns
 _RINGS = 2  # of cells outside, whose columns shine in
-_SAME_A = 0.4  # sites nearer than this are one
+SAME_A = 0.4  # sites nearer than this are one
 _STEADIED_A = 2.1  # cells within this distance say where a cell must be
 _OFF_A = 0.2  # one that is farther than this from where they say stays where it is
 _GROUP_CELLS = 400
@@ -144,10 +144,6 @@ class Crop:
         self.metal = Sites(self, self.centres + half, REACH_A)
         hollows = self.chalcogen.points - self.matrices @ CHALCOGEN_SITES[0]
         self.hollow = Sites(self, hollows, _HOLLOW_A)
-        self._spread = [
-            Sites(self, points, _PAINTED_A)
-            for points in (self.chalcogen.points, self.metal.points, hollows)
-        ]
         self._patches()
 
     def _patches(self) -> None:
@@ -185,13 +181,19 @@ class Crop:
 
     def spread(self, chalcogen: np.ndarray, metal: np.ndarray, hollow: np.ndarray) -> np.ndarray:
         """Interpolate what is known at the three kinds of site (C,) over the pixels."""
+        every, weight, norm = self._spreading
+        values = zip(every, (chalcogen, metal, hollow), strict=True)
+        return sum(sites.painted(weight, value) for sites, value in values) / norm
+
+    @cached_property
+    def _spreading(self) -> tuple[list[Sites], np.ndarray, np.ndarray]:
+        """The sites again, how a value fades away from each, and the sum of that."""
         weight = np.exp(-((DISTANCES_A / _PAINTED_SIGMA_A) ** 2) / 2)
         weight[-1] = 0
-        total = norm = 0.0
-        for sites, values in zip(self._spread, (chalcogen, metal, hollow), strict=True):
-            total = total + sites.painted(weight, values)
-            norm = norm + sites.painted(weight, np.ones(len(values)))
-        return total / np.maximum(norm, 1e-9)
+        kinds = (self.chalcogen, self.metal, self.hollow)
+        every = [Sites(self, sites.points, _PAINTED_A) for sites in kinds]
+        norm = sum(sites.painted(weight, np.ones(len(sites.points))) for sites in every)
+        return every, weight, np.maximum(norm, 1e-9)
 
 
 def _disc(matrices: np.ndarray, ends: np.ndarray, reach_a: float) -> np.ndarray:
@@ -212,7 +214,7 @@ def _disc(matrices: np.ndarray, ends: np.ndarray, reach_a: float) -> np.ndarray:
 
 def _surrounded(lattice: Lattice, centres_px: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Add the cells around: all middles (C, 2), and which were given."""
-    apart = _SAME_A * lattice.a_px
+    apart = SAME_A * lattice.a_px
     centres, given = centres_px, len(centres_px)
     edge = centres
     for _ in range(_RINGS):
