@@ -27,6 +27,7 @@ import numpy as np
 from benchmarks.accuracy import Truth, score
 from napari_point_defects.analysis_settings import AnalysisSettings
 from napari_point_defects.detections import Analysis
+from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.image_matching import analyze_and_match
 from napari_point_defects.materials import DefectClass
 from napari_point_defects.pipeline import classify, detect
@@ -119,15 +120,21 @@ def make_image(bench: Bench, number: int, side: int) -> tuple[StemImage, Truth]:
 
 
 def measure(tests: list[tuple[StemImage, Truth]], settings: AnalysisSettings) -> dict:
-    """Analyse images with some weights and count errors."""
+    """Analyse images with some weights and count errors, and images that were refused."""
     confusion = np.zeros((6, 6), int)
+    refused = 0
     for image, truth in tests:
-        detection = detect(image, settings)
+        try:
+            detection = detect(image, settings)
+        except PointDefectsError:
+            refused += 1
+            continue
         cells = classify(image, detection, settings)
         confusion += np.asarray(score(Analysis(image, detection, cells, {}), truth)["confusion"])
     defects = confusion[1:].sum()
     wrong = int(confusion.sum() - np.trace(confusion))
     return {
+        "refused": refused,
         "cells": int(confusion.sum()),
         "errors": wrong,
         "error_rate": wrong / max(int(confusion.sum()), 1),
@@ -175,7 +182,8 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="fail where it takes over 5 minutes")
     options = parser.parse_args()
     n_seeds, n_tests = (1, 2) if options.quick else (options.seeds, 6)
-    report: dict = {"command": " ".join(["python -m benchmarks.adapting", *sys.argv[1:]])}
+    path = RESULTS / ("adapting_quick.json" if options.quick else "adapting.json")
+    report = json.loads(path.read_text()) if options.microscope and path.exists() else {}
     slow = []
     for name in options.microscope or BENCHES:
         bench = BENCHES[name]
@@ -195,6 +203,7 @@ def main() -> None:
             if result["total_seconds"] > LIMIT_S:
                 slow.append(f"{name}, seed {seed}")
         report[name] = {
+            "command": " ".join(["python -m benchmarks.adapting", *sys.argv[1:]]),
             "scene": bench.scene.model_dump(),
             "microscope": bench.microscope.model_dump(),
             "counts": bench.counts,
@@ -202,9 +211,8 @@ def main() -> None:
             "before": before,
             "runs": runs,
         }
-    RESULTS.mkdir(exist_ok=True)
-    name = "adapting_quick.json" if options.quick else "adapting.json"
-    (RESULTS / name).write_text(json.dumps(report, indent=1) + "\n")
+        RESULTS.mkdir(exist_ok=True)
+        path.write_text(json.dumps(report, indent=1) + "\n")
     if options.check and slow:
         sys.exit(f"over {LIMIT_S} s: {', '.join(slow)}")
 

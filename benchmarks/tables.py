@@ -118,27 +118,97 @@ def shift_tables(report: dict) -> dict[str, str]:
     return {"domain-shift": table(heads, rows)}
 
 
-PAGES: dict[str, tuple[str, Callable[..., dict[str, str]]]] = {
-    "accuracy.md": ("accuracy", accuracy_tables),
-    "limits.md": ("physical_limit", limit_tables),
-    "domains.md": ("specimens", specimen_tables),
-    "correcting.md": ("domain_shift", shift_tables),
-    "paper.md": ("paper", paper_tables),
-}
+def calibration_tables(report: dict) -> dict[str, str]:
+    """How sure cells are against how often they are right."""
+    names = {
+        "wide": "inside the training range (preset `wide`, seed of its own)",
+        "held-out": "multislice fields, 20–2,500 counts",
+    }
+    rows = []
+    for name, found in report["sets"].items():
+        cells = found["by_dose"]["all"]
+        rows.append(
+            [
+                names[name],
+                str(found["images"]),
+                f"{cells['cells']:,}",
+                percent(cells["error"]),
+                f"{cells['ece_top']:.4f}",
+                f"{cells['ece_top_by_chance']:.4f}",
+                percent(cells["unsure_share"], 1),
+                percent(cells["errors_among_unsure"], 0),
+            ]
+        )
+    heads = ["", "images", "cells", "wrong", "calibration error", "by chance"]
+    return {"calibration": table([*heads, "flagged unsure", "of the errors among them"], rows)}
+
+
+def own_material_tables(report: dict) -> dict[str, str]:
+    """Errors of materials that were learned and of ones that were not."""
+    found = {(row["material"], row["column_counts"]): row["error"] for row in report["rows"]}
+    learned = {row["material"]: row["learned"] for row in report["rows"]}
+    counts = sorted({counts for _, counts in found})
+    rows = [
+        [
+            f"{name} ({'learned' if learned[name] else 'new'})",
+            *(percent(found[name, dose], 1) for dose in counts),
+        ]
+        for name in learned
+    ]
+    heads = ["error at counts in a full X₂ column", *(f"{dose:,.0f}" for dose in counts)]
+    return {"own-material": table(heads, rows)}
+
+
+def adapting_tables(report: dict) -> dict[str, str]:
+    """Errors before and after adapting to one image of a microscope, and the time."""
+    rows = []
+    for name, found in report.items():
+        for run in found["runs"]:
+            rows.append(
+                [
+                    name,
+                    str(run["seed"]),
+                    f"{found['before']['errors']} of {found['before']['cells']:,}",
+                    f"{run['after']['errors']} of {run['after']['cells']:,}",
+                    f"{run['total_seconds']:.0f} s",
+                ]
+            )
+    heads = ["microscope", "image adapted to", "errors before", "after", "time"]
+    return {"adapting": table(heads, rows)}
+
+
+TABLES: tuple[tuple[str, str, Callable[..., dict[str, str]]], ...] = (
+    ("accuracy.md", "accuracy", accuracy_tables),
+    ("accuracy.md", "calibration", calibration_tables),
+    ("limits.md", "physical_limit", limit_tables),
+    ("domains.md", "specimens", specimen_tables),
+    ("correcting.md", "domain_shift", shift_tables),
+    ("own_material.md", "own_material", own_material_tables),
+    ("simulating.md", "adapting", adapting_tables),
+    ("paper.md", "paper", paper_tables),
+)
+"""Page of the documentation, report in ``results``, and what makes the page's tables of it."""
+
+
+def pages() -> list[str]:
+    """Return the pages of which all reports are there."""
+    missing = {page for page, report, _ in TABLES if not (RESULTS / f"{report}.json").exists()}
+    return [page for page in dict.fromkeys(row[0] for row in TABLES) if page not in missing]
 
 
 def written(page: str) -> str:
-    """Return a page of the documentation as its report has it."""
-    report, write = PAGES[page]
-    blocks = write(json.loads((RESULTS / f"{report}.json").read_text()))
-    return with_blocks((DOCS / page).read_text(), blocks)
+    """Return a page of the documentation as its reports have it."""
+    text = (DOCS / page).read_text()
+    for of_page, report, tables in TABLES:
+        if of_page == page:
+            text = with_blocks(text, tables(json.loads((RESULTS / f"{report}.json").read_text())))
+    return text
 
 
 def main() -> None:
-    """Write all tables whose reports are there."""
-    for page, (report, _) in PAGES.items():
-        if (RESULTS / f"{report}.json").exists():
-            (DOCS / page).write_text(written(page))
+    """Write all pages whose reports are there."""
+    for page in pages():
+        (DOCS / page).write_text(written(page))
 
 
 def _class_name(cls: DefectClass) -> str:
