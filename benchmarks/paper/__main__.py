@@ -2,7 +2,8 @@
 
     python -m benchmarks.paper [--quick] [--check] [--only fig2c]
 
-Writes ``benchmarks/results/paper.json``, or ``paper_quick.json``, after every comparison.
+Writes ``benchmarks/results/paper.json``, or ``paper_quick.json``, after every comparison, and
+draws it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import time
 from pathlib import Path
 
 from benchmarks.paper import censuses, channels, crops, detection, noise_levels, pixel_networks
+from benchmarks.paper.figure import draw
 
 RESULTS = Path(__file__).parents[1] / "results"
 COMPARISONS = {
@@ -48,6 +50,7 @@ def main() -> None:
         } | result
         RESULTS.mkdir(exist_ok=True)
         path.write_text(json.dumps(report, indent=1) + "\n")
+        draw(report, path.with_suffix(".png"))
         print(name, json.dumps(result, indent=1), flush=True)
         problems += [f"{name}: {line}" for line in comparison.check(result)]
     if options.check and problems:
