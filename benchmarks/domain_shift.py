@@ -2,14 +2,14 @@
 
     python -m benchmarks.domain_shift [--quick] [--check]    # writes results/domain_shift.json
 
-The microscope has 100 kV, a low-angle annular detector (35–110 mrad), a strong and wide probe tail,
-contamination, a higher dose than any training image, and an amplifier that saturates: one atom is
-nearly as bright as two. On one of its images the 50 cells that the review queue puts first get
-their true class, through the label store, and the shipped classifier is trained on with them; then the
-same with 50 cells drawn at random. Counted are the errors on *other* images of that microscope,
-before and after, and on images of the kind that the shipped weights were trained on. Every seed has
-its own image to label, its own random cells and its own training. The microscope's images have
-seeds used nowhere else.
+The microscope has 100 kV, a low-angle annular detector (35–110 mrad), a strong and wide probe
+tail, contamination, a higher dose than any training image, and an amplifier that saturates: one
+atom is nearly as bright as two. On one of its images the 50 cells that the review queue puts
+first get their true class, through the label store, and the shipped classifier is trained on with
+them; then the same with 50 cells drawn at random. Counted are the errors on *other* images of
+that microscope, before and after, and on images of the kind that the shipped weights were trained
+on. Every seed has its own image to label, its own random cells and its own training. The
+microscope's images have seeds used nowhere else.
 """
 
 from __future__ import annotations
