@@ -20,6 +20,7 @@ ROWS = [
     # what reads, writes and transforms records: these may use each other
     {
         "analysis_settings",
+        "blurring",
         "calibration",
         "canonical",
         "bending_fields",

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.ndimage import gaussian_filter, map_coordinates
+from scipy.ndimage import map_coordinates
 
+from napari_point_defects.blurring import gaussian_blur
 from napari_point_defects.records import Lattice
 
 _PART_PX = 5_000_000  # pixels of a part: some 300 MB while it is made
@@ -61,7 +62,7 @@ def smooth_for_step(data: np.ndarray, step_px: float, fill: float | None = None)
         fill = np.nanmedian(data) if fill is None else fill
         data = np.where(missing, np.float32(fill), data)
     if step_px > 1:
-        data = gaussian_filter(data, _blur_px(step_px), mode="nearest", truncate=_TRUNCATE)
+        data = gaussian_blur(data, _blur_px(step_px), edge="nearest", truncate=_TRUNCATE)
     return data
 
 
@@ -268,8 +269,10 @@ def to_canonical_image(
 def _flatten(image: np.ndarray, valid: np.ndarray, sigma: float) -> np.ndarray:
     """Take the local background away; 0 where not valid."""
     weight = valid.astype(np.float32)
-    coverage = gaussian_filter(weight, sigma, truncate=_TRUNCATE)
-    background = gaussian_filter(image * weight, sigma, truncate=_TRUNCATE)
+    coverage, background = (
+        gaussian_blur(each, sigma, edge="reflect", truncate=_TRUNCATE)
+        for each in (weight, image * weight)
+    )
     return (image - background / np.maximum(coverage, 1e-3)) * weight
 
 
