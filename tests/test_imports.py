@@ -27,6 +27,7 @@ ROWS = [
         "devices",
         "domains",
         "fitting",
+        "folded_networks",
         "io",
         "lattice",
         "lattice_bending",
