@@ -334,8 +334,11 @@ def _grey_levels(data: np.ndarray) -> np.ndarray:
     """Stretch an image to 0–255 between its 0.1 and 99.9 percentiles; NaN becomes black."""
     sample = data[:: 1 + len(data) // 1024]
     low, high = map(float, np.percentile(sample[np.isfinite(sample)], (0.1, 99.9)))
-    scaled = (data - low) * (255 / max(high - low, 1e-30))
-    return np.clip(np.nan_to_num(scaled, copy=False), 0, 255, out=scaled).astype(np.uint8)
+    levels = np.empty(data.shape, np.uint8)
+    for top in range(0, len(data), 512):  # bounds the memory of large images
+        scaled = (data[top : top + 512] - low) * (255 / max(high - low, 1e-30))
+        levels[top : top + 512] = np.clip(np.nan_to_num(scaled), 0, 255)
+    return levels
 
 
 def _draw_scale_bar(axes, width: int, height: int, pixel_width_nm: float, points: float) -> None:
