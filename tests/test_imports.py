@@ -53,6 +53,7 @@ ROWS = [
         "training_set_journal",
         "training_set_survey",
         "training_views",
+        "vision",
         "weights",
     },
     {"simulation", "measurement", "detection", "classification", "baselines", "labels"},

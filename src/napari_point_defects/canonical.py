@@ -258,7 +258,7 @@ def to_canonical_image(
     pixels = np.empty(source.shape, np.float32)
     count, total = 0, 0.0
     most = np.sqrt(min(_PART_PX, _SOURCE_PX * (pixels_per_a / lattice.a_px) ** 2))
-    rows, cols = (-(-size // max(1, round(size / most))) for size in source.shape)
+    rows, cols = (-(-size // int(np.ceil(size / most))) for size in source.shape)
     for top in range(0, height, rows):
         for left in range(0, width, cols):
             flat, valid = source.part(top, left, rows, cols)

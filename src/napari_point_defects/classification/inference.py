@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torchvision.models.resnet import BasicBlock, ResNet
 
 from napari_point_defects.folded_networks import folded
+from napari_point_defects.vision import BasicBlock, ResNet
 
 _SMALL_PX = 3
 """Sides up to which a stage's convolutions become matrix products."""

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
-from torchvision.models import resnet18
 
 from napari_point_defects.classification.crops import (
     WINDOW_CHANNELS,
@@ -20,6 +19,7 @@ from napari_point_defects.devices import FitSettings
 from napari_point_defects.materials import DefectClass
 from napari_point_defects.netcasting import ALPHA, BETA
 from napari_point_defects.records import Lattice, UnitCells
+from napari_point_defects.vision import resnet18
 
 
 class ClassifierSettings(BaseModel):
