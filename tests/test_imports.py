@@ -20,12 +20,14 @@ ROWS = [
     # what reads, writes and transforms records: these may use each other
     {
         "analysis_settings",
+        "blurring",
         "calibration",
         "canonical",
         "bending_fields",
         "devices",
         "domains",
         "fitting",
+        "folded_networks",
         "io",
         "lattice",
         "lattice_bending",
@@ -51,6 +53,7 @@ ROWS = [
         "training_set_journal",
         "training_set_survey",
         "training_views",
+        "vision",
         "weights",
     },
     {"simulation", "measurement", "detection", "classification", "baselines", "labels"},

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.ndimage import gaussian_filter, map_coordinates
+from scipy.ndimage import map_coordinates
 
+from napari_point_defects.blurring import gaussian_blur
 from napari_point_defects.records import Lattice
 
 _PART_PX = 5_000_000  # pixels of a part: some 300 MB while it is made
+_SOURCE_PX = 20_000_000  # of the image that such a part may show: some 260 MB
 _TILE_PX = 1536  # side of the square whose windows are cut together
 _BACKGROUND_A = 1.2  # what varies more slowly than this is background
 _TRUNCATE = 4.0  # Gaussian filters reach that many standard deviations (scipy's default)
@@ -61,7 +63,7 @@ def smooth_for_step(data: np.ndarray, step_px: float, fill: float | None = None)
         fill = np.nanmedian(data) if fill is None else fill
         data = np.where(missing, np.float32(fill), data)
     if step_px > 1:
-        data = gaussian_filter(data, _blur_px(step_px), mode="nearest", truncate=_TRUNCATE)
+        data = gaussian_blur(data, _blur_px(step_px), edge="nearest", truncate=_TRUNCATE)
     return data
 
 
@@ -255,12 +257,14 @@ def to_canonical_image(
     height, width = source.shape
     pixels = np.empty(source.shape, np.float32)
     count, total = 0, 0.0
-    rows = -(-height // max(1, round(height * width / _PART_PX)))
+    most = np.sqrt(min(_PART_PX, _SOURCE_PX * (pixels_per_a / lattice.a_px) ** 2))
+    rows, cols = (-(-size // int(np.ceil(size / most))) for size in source.shape)
     for top in range(0, height, rows):
-        flat, valid = source.part(top, 0, rows, width)
-        pixels[top : top + rows] = flat
-        count += np.count_nonzero(valid)
-        total += float((flat**2).sum())
+        for left in range(0, width, cols):
+            flat, valid = source.part(top, left, rows, cols)
+            pixels[top : top + rows, left : left + cols] = flat
+            count += np.count_nonzero(valid)
+            total += float((flat**2).sum())
     pixels /= max(float(np.sqrt(total / max(count, 1))), 1e-12)
     return CanonicalImage(pixels, source.origin, pixels_per_a)
 
@@ -268,8 +272,10 @@ def to_canonical_image(
 def _flatten(image: np.ndarray, valid: np.ndarray, sigma: float) -> np.ndarray:
     """Take the local background away; 0 where not valid."""
     weight = valid.astype(np.float32)
-    coverage = gaussian_filter(weight, sigma, truncate=_TRUNCATE)
-    background = gaussian_filter(image * weight, sigma, truncate=_TRUNCATE)
+    coverage, background = (
+        gaussian_blur(each, sigma, edge="reflect", truncate=_TRUNCATE)
+        for each in (weight, image * weight)
+    )
     return (image - background / np.maximum(coverage, 1e-3)) * weight
 
 

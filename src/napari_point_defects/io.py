@@ -231,7 +231,9 @@ def _as_float32(data: np.ndarray, file_name: str) -> np.ndarray:
     finite = np.isfinite(data)
     if not finite.any():
         raise PointDefectsError(f"{file_name} has no finite values: give another image")
-    lowest, highest = data[finite].min(), data[finite].max()
+    whole = bool(finite.all())
+    seen = data if whole else data[finite]
+    lowest, highest = seen.min(), seen.max()
     if lowest == highest:
         raise PointDefectsError(f"{file_name} has the same value everywhere: give another image")
     spread = float(highest) - float(lowest)
@@ -239,9 +241,15 @@ def _as_float32(data: np.ndarray, file_name: str) -> np.ndarray:
         # exact in the image's own type, and no overflow: the spread is small
         data = data - lowest
     with np.errstate(over="ignore"):
-        result = data.astype(np.float32)
-    result[~np.isfinite(result)] = np.nan
-    if not np.isfinite(result).any():
+        # an array on disk that needs nothing done to it stays there
+        result = data.astype(np.float32, copy=not whole)
+    finite = np.isfinite(result)
+    if finite.all():
+        return result
+    if whole:
+        result = np.array(result)
+    result[~finite] = np.nan
+    if not finite.any():
         raise PointDefectsError(f"{file_name} has values beyond single precision: rescale it")
     return result
 

@@ -11,6 +11,8 @@ enclose 60° where nothing is distorted, in cycles per pixel.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from napari_point_defects.errors import PointDefectsError
@@ -25,8 +27,9 @@ from napari_point_defects.lattice_search import (
 )
 from napari_point_defects.lattice_sites import (
     CANONICAL_CELL,
-    assign_sites,
+    SiteAssignment,
     expected_brightness_ratio,
+    rank_sites,
 )
 from napari_point_defects.lattice_windows import (
     LARGEST_WHOLE_PX,
@@ -57,6 +60,14 @@ _NOT_SINGLE = (
 )
 
 _DOUBTS = (_NOT_HONEYCOMB, _NOT_SINGLE)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A lattice that was not refused: its harmonics, and the ways to name its sites, best first."""
+
+    harmonics: Harmonics
+    sites: tuple[SiteAssignment, ...]
 
 
 class DoubtfulLattice(PointDefectsError):
@@ -105,10 +116,10 @@ def find_lattice(
         best, _ = _search(Scaling.of(data)[1], material, doubtful)
     else:
         best = _search_windows(data, material, doubtful)
-    return _to_lattice(best, material, rank)
+    return _to_lattice(best.harmonics, best.sites[rank])
 
 
-def _search_windows(data: np.ndarray, material: Material, doubtful: bool) -> Harmonics:
+def _search_windows(data: np.ndarray, material: Material, doubtful: bool) -> _Found:
     """Find the lattice in a window of a large image, then follow it over the whole."""
     refusal = None
     for window in windows(data):
@@ -118,11 +129,12 @@ def _search_windows(data: np.ndarray, material: Material, doubtful: bool) -> Har
         except PointDefectsError as error:
             refusal = refusal or error
             continue
-        harmonics = refine_lattice(ScaledView(data, scaling), found.basis, spectrum)
-        reason = _reason_to_refuse(harmonics, spectrum, material)
+        basis = found.harmonics.basis
+        harmonics = refine_lattice(ScaledView(data, scaling), basis, spectrum)
+        reason, sites = _reason_to_refuse(harmonics, spectrum, material)
         if reason and not (doubtful and reason in _DOUBTS):
             raise _refusal(reason)
-        return harmonics
+        return _Found(harmonics, sites)
     raise refusal or PointDefectsError("the image holds no data (nearly all pixels are NaN)")
 
 
@@ -130,14 +142,14 @@ def _refusal(reason: str) -> PointDefectsError:
     return (DoubtfulLattice if reason in _DOUBTS else PointDefectsError)(reason)
 
 
-def _search(image: np.ndarray, material: Material, doubtful: bool) -> tuple[Harmonics, Spectrum]:
+def _search(image: np.ndarray, material: Material, doubtful: bool) -> tuple[_Found, Spectrum]:
     """Find the lattice of an image of mean 0; return also the spectrum that showed it."""
     best, spectrum, reason = _best_harmonics(image, material, doubtful)
-    few = best is not None and _cells_per_side(best.basis, image.shape) < _FEW_CELLS
-    if best is None or (few and best.evidence < _CLEAR_EVIDENCE):
+    few = best is not None and _cells_per_side(best.harmonics.basis, image.shape) < _FEW_CELLS
+    if best is None or (few and best.harmonics.evidence < _CLEAR_EVIDENCE):
         # few cells among strong steps and clouds: a second look without those
         flat, flat_spectrum, flat_reason = _best_harmonics(flatten(image), material, doubtful)
-        if flat is not None and (best is None or flat.evidence > best.evidence):
+        if flat is not None and (best is None or flat.harmonics.evidence > best.harmonics.evidence):
             best, spectrum = flat, flat_spectrum
         reason = reason or flat_reason
     if best is None:
@@ -152,7 +164,7 @@ def _cells_per_side(basis: np.ndarray, shape: tuple[int, int]) -> float:
 
 def _best_harmonics(
     image: np.ndarray, material: Material, doubtful: bool
-) -> tuple[Harmonics | None, Spectrum, str]:
+) -> tuple[_Found | None, Spectrum, str]:
     """Refine the likeliest lattices; return the first clear or else the best one.
 
     The last value tells why the likeliest one was refused, if it was.
@@ -164,15 +176,15 @@ def _best_harmonics(
         if score < 0.7 * candidates[0][1] - 5:
             break  # a far likelier pattern was refused
         harmonics = refine_lattice(image, basis, spectrum)
-        reason = _reason_to_refuse(harmonics, spectrum, material)
+        reason, sites = _reason_to_refuse(harmonics, spectrum, material)
         if doubtful and reason in _DOUBTS:
             reason = ""
         refusal = refusal or reason
         if reason:
             continue
-        if best is None or harmonics.evidence > best.evidence:
-            best = harmonics
-        if best.evidence > _CLEAR_EVIDENCE:
+        if best is None or harmonics.evidence > best.harmonics.evidence:
+            best = _Found(harmonics, sites)
+        if best.harmonics.evidence > _CLEAR_EVIDENCE:
             break
     return best, spectrum, refusal or _NO_LATTICE
 
@@ -190,31 +202,35 @@ def _checked(data: np.ndarray) -> np.ndarray:
     return data
 
 
-def _reason_to_refuse(harmonics: Harmonics, spectrum: Spectrum, material: Material) -> str:
+def _reason_to_refuse(
+    harmonics: Harmonics, spectrum: Spectrum, material: Material
+) -> tuple[str, tuple[SiteAssignment, ...]]:
     """Return "" where the harmonics are those of one hexagonal lattice, else the message.
+
+    Also the ways to name its sites, as far as they had to be looked at.
 
     The bounds lie between simulated lattices, down to 20 counts in a column, and noise, lines,
     square and rectangular lattices and real frames of other things. The gap is wide but for
     lattices of few cells and few counts, which reach almost down to the likeliest noise.
     """
     if not within_bounds(harmonics.basis):
-        return _NO_LATTICE
+        return _NO_LATTICE, ()
     first = harmonics.significance[harmonics.shell == 1]
     if len(first) < 3 or first.min() < 5 or harmonics.evidence < _LEAST_EVIDENCE:
-        return _NO_LATTICE
-    if assign_sites(harmonics.mean_cell(), material).misfit > 0.15:
-        return _NOT_HONEYCOMB
+        return _NO_LATTICE, ()
+    sites = rank_sites(harmonics.mean_cell(), material)
+    if sites[0].misfit > 0.15:
+        return _NOT_HONEYCOMB, sites
     strain = 0.0 if harmonics.bending is None else harmonics.bending.largest_strain
     if has_foreign_peaks(harmonics.basis, spectrum, strain) or has_half_order_peaks(
         harmonics.basis, spectrum
     ):
-        return _NOT_SINGLE
-    return ""
+        return _NOT_SINGLE, sites
+    return "", sites
 
 
-def _to_lattice(harmonics: Harmonics, material: Material, rank: int) -> Lattice:
+def _to_lattice(harmonics: Harmonics, sites: SiteAssignment) -> Lattice:
     """Name the sites and bring the lattice into its conventional orientation."""
-    sites = assign_sites(harmonics.mean_cell(), material, rank=rank)
     direct = np.linalg.inv(harmonics.basis)
     matrix = direct @ np.linalg.inv(CANONICAL_CELL)
     origin = harmonics.centre_px + direct @ (sites.hollow - np.rint(sites.hollow))

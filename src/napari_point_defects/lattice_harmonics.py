@@ -149,12 +149,12 @@ def refine_lattice(
     indices, shell = INDICES[inside], SHELL[inside]
     for first_shells in (True, False):
         used = shell <= (4 if first_shells else 12)
-        local = _demodulate(image, indices @ basis)
-        noise = spectrum.noise_at(indices @ basis)
+        local = _demodulate(image, indices[used] @ basis)
+        noise = spectrum.noise_at(indices[used] @ basis)
         weight = taper
         if not first_shells:
             weight = taper * _coverage(local, noise, taper, image.shape, basis)
-        shift = _climb(local[used] * weight, noise[used], indices[used], y, x)
+        shift = _climb(local * weight, noise, indices[used], y, x)
         basis = basis + shift
     local = _demodulate(image, indices @ basis)
     weight = taper * _coverage(local, noise, taper, image.shape, basis)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import fft, ndimage
+from scipy import fft
 
 from napari_point_defects.lattice_sites import CANONICAL_CELL
 
@@ -98,21 +98,34 @@ def whitened_spectrum(image: np.ndarray) -> Spectrum:
     # padding samples the spectrum finely: between the spots of few cells lie less than two bins
     factor = max(1, min(4, 1280 // min(image.shape)))
     shape = tuple(fft.next_fast_len(factor * n, real=True) for n in image.shape)
-    power = np.abs(fft.rfft2((image - mean) * window, s=shape)) ** 2
+    waves = fft.rfft2((image - mean) * window, s=shape)
+    power = waves.real**2 + waves.imag**2
+    del waves
     power /= (rows**2).sum() * (cols**2).sum()
-    fy = fft.fftfreq(shape[0])[:, None].astype(np.float32)
-    fx = fft.rfftfreq(shape[1]).astype(np.float32)
+    power += np.float32(1e-12)
     step = 1 / min(image.shape)
-    radius = np.hypot(fy, fx) / np.float32(step)
+    fy = (fft.fftfreq(shape[0])[:, None] / step).astype(np.float32)
+    fx = (fft.rfftfreq(shape[1]) / step).astype(np.float32)
+    radius = np.sqrt(fy**2 + fx**2)
     ring = np.rint(radius).astype(np.int32).ravel()
-    log_power = np.log(power + 1e-12)
+    log_power = np.log(power)
     count = np.bincount(ring)
     mean_log = np.bincount(ring, log_power.ravel()) / np.maximum(count, 1)
     mean_log = _smooth_over_rings(mean_log, count) + 0.5772
     _correct_inner_rings(mean_log, log_power, radius)
-    whitened = np.exp(log_power - mean_log.astype(np.float32)[ring].reshape(power.shape))
-    strength = ndimage.maximum_filter(whitened, 3, mode=("wrap", "nearest"))
+    whitened = power * np.exp(-mean_log).astype(np.float32)[ring].reshape(power.shape)
+    strength = _largest_near(whitened)
     return Spectrum(shape, image.size, whitened, strength, np.exp(mean_log), step)
+
+
+def _largest_near(values: np.ndarray) -> np.ndarray:
+    """Largest of each value and its eight neighbours; rows go round, columns end."""
+    rows = np.maximum(values, np.roll(values, 1, axis=0))
+    np.maximum(rows, np.roll(values, -1, axis=0), out=rows)
+    found = rows.copy()
+    np.maximum(found[:, 1:], rows[:, :-1], out=found[:, 1:])
+    np.maximum(found[:, :-1], rows[:, 1:], out=found[:, :-1])
+    return found
 
 
 def _correct_inner_rings(mean_log: np.ndarray, log_power: np.ndarray, radius: np.ndarray) -> None:
@@ -177,14 +190,14 @@ def _find_peaks(spectrum: Spectrum) -> np.ndarray:
     white = spectrum.whitened
     rows, cols = spectrum.shape
     fy, fx = fft.fftfreq(rows)[:, None], fft.rfftfreq(cols)
-    squared = fy**2 + fx**2
+    y, x = np.nonzero((white > 3) & (white == spectrum.strength))
+    squared = fy[y, 0] ** 2 + fx[x] ** 2
     lowest = max(0.7 * 2 / np.sqrt(3) / MAX_A_PX, 2.2 * spectrum.step)
-    searched = (squared > lowest**2) & (squared < 0.36**2) & (white > 3)
-    searched &= white == spectrum.strength
-    searched[rows // 2 + 1 :, 0] = False  # the same as their opposites
-    y, x = np.nonzero(searched)
+    searched = (squared > lowest**2) & (squared < 0.36**2)
+    searched &= (x > 0) | (y <= rows // 2)  # the others are the same as their opposites
+    y, x, squared = y[searched], x[searched], squared[searched]
     # the number of bins up to a radius is how often noise gets a chance there
-    rarity = white[y, x] - np.log(squared[y, x])
+    rarity = white[y, x] - np.log(squared)
     strongest = np.argsort(rarity)[::-1][:_PEAKS]
     y, x = y[strongest], x[strongest]
     return _sub_bin(white, y, x, spectrum.shape)

@@ -81,19 +81,12 @@ def expected_brightness_ratio(material: Material) -> float:
     return float(2 * z_ratio**1.7)
 
 
-def assign_sites(cell: MeanCell, material: Material, *, rank: int = 0) -> SiteAssignment:
-    """Name the three sites of the mean cell.
+def rank_sites(cell: MeanCell, material: Material) -> tuple[SiteAssignment, ...]:
+    """Return the six ways to name the three sites, the most likely one first.
 
-    Each of the six assignments is a model of columns with a common Gaussian shape at X₂ and M,
-    nothing at the hollow, and the brightness ratio of the material. Its best fit, with the
-    uncertainty of the harmonics and of the ratio, gives the likelihood.
-
-    Parameters
-    ----------
-    cell : MeanCell
-    material : Material
-    rank : int
-        0 for the most likely assignment, 1 for the next, up to 5.
+    Each is a model of columns with a common Gaussian shape at X₂ and M, nothing at the hollow,
+    and the brightness ratio of the material. Its best fit, with the uncertainty of the harmonics
+    and of the ratio, gives the likelihood.
     """
     ratio = expected_brightness_ratio(material)
     centre = _threefold_centre(cell)
@@ -103,15 +96,15 @@ def assign_sites(cell: MeanCell, material: Material, *, rank: int = 0) -> SiteAs
         for flipped in (False, True)
     ]
     fits.sort(key=lambda fit: fit[0])
-    chi2, hollow, misfit, flipped = fits[rank]
-    other = fits[1 if rank == 0 else 0][0]
-    confidence = 1 / (1 + np.exp(np.clip((chi2 - other) / 2, -50, 50)))
-    return SiteAssignment(hollow, flipped, float(confidence), misfit)
+    best, next_best = fits[0][0], fits[1][0]
+    return tuple(
+        SiteAssignment(hollow, flipped, _confidence(chi2, best if rank else next_best), misfit)
+        for rank, (chi2, hollow, misfit, flipped) in enumerate(fits)
+    )
 
 
-def _structure(indices: np.ndarray, brightness: np.ndarray) -> np.ndarray:
-    """Structure factor of point columns at the three sites; brightness has shape (3,)."""
-    return np.exp(-2j * np.pi * (indices @ SITES.T)) @ brightness
+def _confidence(chi2: float, other: float) -> float:
+    return float(1 / (1 + np.exp(np.clip((chi2 - other) / 2, -50, 50))))
 
 
 def _threefold_centre(cell: MeanCell) -> np.ndarray:
@@ -161,30 +154,48 @@ def _fit(
     across = np.sqrt(cell.noise / 2 + (_PHASE_ERROR * modulus) ** 2)
     order = [0, 2, 1] if flipped else [0, 1, 2]
     strongest = modulus.max()
+    waves = np.exp(-2j * np.pi * (cell.indices @ SITES.T))  # (K, 3), of point columns there
+    terms = np.stack([gy**2 + gx**2, gy**2 - gx**2, 2 * gy * gx])
 
-    def model(p: np.ndarray) -> np.ndarray:
+    def model(p: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the harmonics, those of unit columns and the blur's three parts."""
         brightness = np.array([0, np.exp(p[3]), 1])[order] + p[4]
         width = np.exp(2 * np.clip(p[5], -4, 0))  # mean squared width in a²
-        uneven = np.clip(p[6:], -0.7, 0.7)
-        blur = width * (gy**2 + gx**2 + uneven[0] * (gy**2 - gx**2) + uneven[1] * 2 * gy * gx)
-        phase = np.exp(-2j * np.pi * (cell.indices @ p[:2]) - 2 * np.pi**2 * blur)
-        return strongest * np.exp(p[2]) * phase * _structure(cell.indices, brightness)
+        blur = -2 * np.pi**2 * width * terms
+        shape = blur[0] + np.clip(p[6], -0.7, 0.7) * blur[1] + np.clip(p[7], -0.7, 0.7) * blur[2]
+        phase = np.exp(-2j * np.pi * (cell.indices @ p[:2]) + shape)
+        columns = strongest * np.exp(p[2]) * phase[:, None] * waves
+        return columns @ brightness, columns, np.stack([2 * shape, blur[1], blur[2]])
+
+    widths = np.array([0.05, 0.05, np.inf, _RATIO_ERROR, _COMB_ERROR, 0.5, 0.3, 0.3])
+    expected = np.array([*start, 0.0, log_ratio, 0.0, np.log(0.14), 0.0, 0.0])
+    prior_slopes = np.delete(np.diag(1 / widths), 2, axis=0)
 
     def residuals(p: np.ndarray) -> np.ndarray:
-        off = (model(p) - cell.values) * towards.conj()
-        prior = [
-            *((p[:2] - start) / 0.05),
-            (p[3] - log_ratio) / _RATIO_ERROR,
-            p[4] / _COMB_ERROR,
-            (p[5] - np.log(0.14)) / 0.5,
-            p[6] / 0.3,
-            p[7] / 0.3,
-        ]
+        off = (model(p)[0] - cell.values) * towards.conj()
+        prior = np.delete((p - expected) / widths, 2)
         return np.concatenate([off.real / radial, off.imag / across, prior])
 
+    def slopes(p: np.ndarray) -> np.ndarray:
+        found, columns, blur = model(p)
+        inside = np.abs(p[5:] - [-2, 0, 0]) < [2, 0.7, 0.7]
+        change = np.concatenate(
+            [
+                -2j * np.pi * cell.indices * found[:, None],
+                found[:, None],
+                columns[:, [order.index(1)]] * np.exp(p[3]),
+                columns.sum(axis=1, keepdims=True),
+                (blur * inside[:, None] * found).T,
+            ],
+            axis=1,
+        )
+        change *= towards.conj()[:, None]
+        return np.concatenate([change.real / radial[:, None], change.imag / across[:, None],
+                               prior_slopes])  # fmt: skip
+
     first = np.array([*start, 0.5, log_ratio, 0.0, np.log(0.14), 0.0, 0.0])
-    result = optimize.least_squares(residuals, first, x_scale="jac", max_nfev=40)
+    result = optimize.least_squares(residuals, first, slopes, x_scale="jac", max_nfev=40)
     power = np.maximum(modulus**2 - cell.noise, 0).sum()
-    missed = (np.abs(model(result.x) - cell.values) ** 2 - cell.noise).sum()
+    missed = (np.abs(model(result.x)[0] - cell.values) ** 2 - cell.noise).sum()
     misfit = max(missed, 0.0) / max(power, 1e-30)
     return float(2 * result.cost), result.x[:2] % 1, float(misfit)

@@ -21,6 +21,7 @@ from napari_point_defects.records import Lattice, StemImage, UnitCells
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.artist import Artist
     from matplotlib.figure import Figure
 
     from napari_point_defects.domains.casting import DomainMap
@@ -214,11 +215,10 @@ def draw_overlay(
     )
     axes.set_axis_off()
     resized = Image.fromarray(_grey_levels(image.data)).resize(tuple(size[::-1].tolist()))
-    # copied pixel by pixel, below the axes: imshow would take twenty times the memory
     pixels = np.asarray(resized.convert("RGBA"))
     if where is not None and where.area is not None:
         pixels = _hatched(pixels, where.area, round(8 * unit))
-    figure.figimage(pixels, yo=legend_height, origin="upper", zorder=-1)
+    figure.add_artist(_copied(pixels, legend_height))
     points = 0.72 * unit  # one figure pixel is 0.72 points
     outline_width = 0.72 * np.clip(lattice.a_px * zoom / 12, 1.5, 4)
     outlines = cell_outlines_px(cells, where or lattice)[..., ::-1]
@@ -286,6 +286,24 @@ def draw_overlay(
     return figure
 
 
+def _copied(pixels: np.ndarray, bottom: int) -> Artist:
+    """Return a picture (H, W, 4) that is copied into a figure pixel by pixel, below the axes.
+
+    ``imshow`` would take twenty times the memory, and ``figimage`` resample it nevertheless.
+    """
+    from matplotlib.artist import Artist
+
+    class Copied(Artist):
+        zorder = -1
+
+        def draw(self, renderer) -> None:
+            context = renderer.new_gc()
+            renderer.draw_image(context, 0, bottom, np.ascontiguousarray(pixels[::-1]))
+            context.restore()
+
+    return Copied()
+
+
 def _hatched(pixels: np.ndarray, area: AnalysedArea, width: int) -> np.ndarray:
     """Tint and hatch what was left out of an analysis in a picture (H, W, 4) of the image."""
     shape = pixels.shape[:2]
@@ -314,9 +332,13 @@ def _left_out(where: DomainMap | None) -> str:
 
 def _grey_levels(data: np.ndarray) -> np.ndarray:
     """Stretch an image to 0–255 between its 0.1 and 99.9 percentiles; NaN becomes black."""
-    low, high = np.nanpercentile(data[:: 1 + len(data) // 1024], (0.1, 99.9))
-    scaled = (np.nan_to_num(data, nan=low) - low) * (255 / max(high - low, 1e-30))
-    return np.clip(scaled, 0, 255).astype(np.uint8)
+    sample = data[:: 1 + len(data) // 1024]
+    low, high = map(float, np.percentile(sample[np.isfinite(sample)], (0.1, 99.9)))
+    levels = np.empty(data.shape, np.uint8)
+    for top in range(0, len(data), 512):  # bounds the memory of large images
+        scaled = (data[top : top + 512] - low) * (255 / max(high - low, 1e-30))
+        levels[top : top + 512] = np.clip(np.nan_to_num(scaled), 0, 255)
+    return levels
 
 
 def _draw_scale_bar(axes, width: int, height: int, pixel_width_nm: float, points: float) -> None:

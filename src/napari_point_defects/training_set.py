@@ -28,7 +28,6 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from skimage.io import imread
 
 from napari_point_defects import training_set_journal as journal
 from napari_point_defects.bending_fields import bending_fields, bending_of
@@ -315,6 +314,8 @@ class TrainingSet:
         image, labels = self._images[index], self._labels[index]
         # Only the name counts: a set's images lie beside its annotations.
         path = self.folder / Path(image["file_name"]).name
+        from skimage.io import imread  # here, for an analysis reads no training set
+
         try:
             pixels = imread(path)
         except (OSError, ValueError, SyntaxError) as error:  # the last: PIL on a broken PNG

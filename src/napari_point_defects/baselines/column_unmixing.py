@@ -87,12 +87,12 @@ def unmixed_columns(
     kind = (np.arange(len(sites)) >= n_chalcogen).astype(int)
 
     weights = [_weights(shape) for shape in shapes]
-    both = [
-        _integrals(data, lattice, places, weight)
-        for places, weight in ((chalcogen, weights[0]), (metal, weights[1]))
-    ]
-    seen_at_sites = np.concatenate(both)
-    seen_in_hollows = _integrals(data, lattice, hollows, weights[0])
+    discs = _discs(data, lattice, np.concatenate([sites, hollows]))
+    at_chalcogen, at_metal, at_hollows = np.split(discs, [n_chalcogen, len(sites)])
+    seen_at_sites = np.concatenate(
+        [_integrals(at_chalcogen, weights[0]), _integrals(at_metal, weights[1])]
+    )
+    seen_in_hollows = _integrals(at_hollows, weights[0])
     amplitudes = _solve(sites, kind, hollows, seen_at_sites, seen_in_hollows, shapes, weights)
     n = len(cells)
     return amplitudes[:n], amplitudes[n_chalcogen : n_chalcogen + n]
@@ -175,16 +175,18 @@ def _weights(shape: ColumnShape) -> np.ndarray:
     return weights / weights.sum()
 
 
-def _integrals(
-    data: np.ndarray, lattice: Lattice, places: np.ndarray, weights: np.ndarray
-) -> np.ndarray:
+def _discs(data: np.ndarray, lattice: Lattice, places: np.ndarray) -> np.ndarray:
+    """Return the samples of a disc about each place, (N, K); NaN outside the image."""
+    size, shape = (_DISC_A, _DISC_A), (_DISC, _DISC)
+    windows = sample_windows(data, lattice, lattice.to_image(places), size, shape)
+    return windows.reshape(len(places), -1)
+
+
+def _integrals(discs: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Weighted means over discs; NaN where over half of the weight is not in the image."""
-    windows = sample_windows(
-        data, lattice, lattice.to_image(places), (_DISC_A, _DISC_A), (_DISC, _DISC)
-    ).reshape(len(places), -1)
-    seen = np.isfinite(windows)
+    seen = np.isfinite(discs)
     share = seen @ weights
-    total = np.where(seen, windows, 0) @ weights
+    total = np.where(seen, discs, 0) @ weights
     return np.where(share >= 0.5, total / np.maximum(share, 0.5), np.nan)
 
 

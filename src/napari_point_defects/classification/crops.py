@@ -26,7 +26,7 @@ _NOISE_LIMIT = 8.0  # arsinh of about 1,500 standard deviations
 _COLUMN_A = 0.12  # standard deviation of a typical column's image: the noise is averaged over it
 _MOST_CERTAIN = 1000.0  # columns per noise; an image without noise has no more than that
 _TRIM = 0.25  # share left out of the mean on either side: defects are a minority
-_MOST_AVERAGED = 2000  # cells; more would not make the mean any better
+MOST_AVERAGED = 2000  # cells; more would not make the mean any better
 _BOND_SAMPLES = 64
 
 
@@ -51,10 +51,21 @@ def window_inputs(
     ndarray of shape (K, 5, 48, 48), float32
         Window, residual, mean window; residual and mean window over the noise, as arsinh.
     """
-    return normalise_windows(_windows(data, lattice, cells.centres_px), reference)
+    return normalise_windows(cut_windows(data, lattice, cells), reference)
 
 
-def reference_window(data: np.ndarray, lattice: Lattice, cells: UnitCells) -> np.ndarray:
+def cut_windows(data: np.ndarray, lattice: Lattice, cells: UnitCells) -> np.ndarray:
+    """Return the wide window about each cell, (K, 48, 48); NaN outside the image."""
+    return _windows(data, lattice, cells.centres_px)
+
+
+def reference_window(
+    data: np.ndarray,
+    lattice: Lattice,
+    cells: UnitCells,
+    *,
+    noise: bool = True,
+) -> np.ndarray:
     """Return the mean window of an image and its noise, against which each cell is judged.
 
     Parameters
@@ -65,6 +76,8 @@ def reference_window(data: np.ndarray, lattice: Lattice, cells: UnitCells) -> np
     cells : UnitCells
         All cells of the image. Of more than 2,000 an even selection is taken, the same as
         where all are classified at once.
+    noise : bool
+        Measure the noise as well; else it is 0, for inputs that do not need it.
 
     Returns
     -------
@@ -72,7 +85,7 @@ def reference_window(data: np.ndarray, lattice: Lattice, cells: UnitCells) -> np
         The mean window; the standard deviation, from cell to cell, of what differs from it once
         averaged over a column's width.
     """
-    return _reference(_windows(data, lattice, _evenly(cells.centres_px)))
+    return reference_of_windows(_windows(data, lattice, _evenly(cells.centres_px)), noise=noise)
 
 
 def _windows(data: np.ndarray, lattice: Lattice, centres_px: np.ndarray) -> np.ndarray:
@@ -80,20 +93,30 @@ def _windows(data: np.ndarray, lattice: Lattice, centres_px: np.ndarray) -> np.n
     return sample_windows(data, lattice, centres_px, size, shape)
 
 
-def _reference(windows: np.ndarray) -> np.ndarray:
-    """Return mean and noise of windows (K, 48, 48), NaN outside the image."""
+def reference_of_windows(windows: np.ndarray, *, noise: bool = True) -> np.ndarray:
+    """Return mean and noise of windows (K, 48, 48), see :func:`reference_window`."""
     windows = _evenly(windows)
-    levels = np.nanmedian(windows.reshape(len(windows), -1), axis=1)
-    typical = trimmed_mean(windows - levels[:, None, None])
-    noise = _spread(_over_columns(_residual(windows, typical)))
-    return np.stack([typical, noise]).astype(np.float32)
+    typical = trimmed_mean(windows - _levels(windows))
+    if not noise:
+        return np.stack([typical, np.zeros_like(typical)])
+    scatter = _spread(_over_columns(_residual(windows, typical)))
+    return np.stack([typical, scatter]).astype(np.float32)
+
+
+def _levels(windows: np.ndarray) -> np.ndarray:
+    """Return the median of what each window shows, shape (K, 1, 1)."""
+    flat = windows.reshape(len(windows), -1)
+    levels = np.median(flat, axis=1)
+    cut_off = np.isnan(levels)  # NumPy's median of what holds NaN; few windows reach outside
+    if cut_off.any():
+        levels[cut_off] = np.nanmedian(flat[cut_off], axis=1)
+    return levels[:, None, None]
 
 
 def _residual(windows: np.ndarray, typical: np.ndarray) -> np.ndarray:
     """Take the mean window away. Contamination lifts whole windows: each has its own level."""
     difference = windows - typical
-    offset = np.nanmedian(difference.reshape(len(windows), -1), axis=1)
-    return difference - offset[:, None, None]
+    return difference - _levels(difference)
 
 
 def _over_columns(windows: np.ndarray) -> np.ndarray:
@@ -109,41 +132,45 @@ def _spread(residuals: np.ndarray) -> np.ndarray:
     return (high - low) / 2
 
 
-def _evenly(items: np.ndarray, most: int = _MOST_AVERAGED) -> np.ndarray:
+def _evenly(items: np.ndarray, most: int = MOST_AVERAGED) -> np.ndarray:
     """Return all items, or so many of them from the first to the last."""
     if len(items) <= most:
         return items
     return items[np.linspace(0, len(items) - 1, most).astype(int)]
 
 
-def normalise_windows(windows: np.ndarray, reference: np.ndarray | None = None) -> np.ndarray:
+def normalise_windows(
+    windows: np.ndarray, reference: np.ndarray | None = None, channels: int = WINDOW_CHANNELS
+) -> np.ndarray:
     """Scale windows (K, 48, 48), NaN outside the image, to the network's five channels.
 
-    They are judged against ``reference``, or against their own mean and noise.
+    They are judged against ``reference``, or against their own mean and noise. Of the channels
+    the first three may do.
     """
     if not len(windows):
-        return np.zeros((0, WINDOW_CHANNELS, WINDOW_PX, WINDOW_PX), np.float32)
-    typical, noise = _reference(windows) if reference is None else reference
+        return np.zeros((0, channels, WINDOW_PX, WINDOW_PX), np.float32)
+    typical, noise = reference_of_windows(windows) if reference is None else reference
     residual = _residual(windows, typical)
     x, m = _at(typical, CHALCOGEN_SITES[0]), _at(typical, METAL_SITES[0])
     hollow = _at(typical, np.zeros(2))
     contrast = max(x, m) - hollow
     contrast = contrast if contrast > 0 else max(float(np.nanstd(typical)), 1e-12)
     chalcogen = max(x - hollow, 0.1 * contrast)
-    noise = np.maximum(noise, contrast / _MOST_CERTAIN)
-    channels = np.empty((len(windows), WINDOW_CHANNELS, *typical.shape), np.float32)
-    channels[:, 0] = (residual + (typical - hollow)) / contrast
-    channels[:, 1] = residual / chalcogen
-    channels[:, 2] = (typical - hollow) / contrast
-    channels[:, :3] = np.clip(np.nan_to_num(channels[:, :3], nan=0.0), -_LIMIT, _LIMIT)
-    # arsinh: three against two standard deviations matters, thirty against twenty does not
-    channels[:, 3] = np.arcsinh(_over_columns(residual) / noise)
-    channels[:, 4] = np.arcsinh(_over_columns(typical - hollow) / noise)
-    channels[:, 3:] = np.clip(channels[:, 3:], -_NOISE_LIMIT, _NOISE_LIMIT)
-    return channels
+    scaled = np.empty((len(windows), channels, *typical.shape), np.float32)
+    scaled[:, 0] = (residual + (typical - hollow)) / contrast
+    scaled[:, 1] = residual / chalcogen
+    scaled[:, 2] = (typical - hollow) / contrast
+    scaled[:, :3] = np.clip(np.nan_to_num(scaled[:, :3], nan=0.0), -_LIMIT, _LIMIT)
+    if channels > 3:
+        noise = np.maximum(noise, contrast / _MOST_CERTAIN)
+        # arsinh: three against two standard deviations matters, thirty against twenty does not
+        scaled[:, 3] = np.arcsinh(_over_columns(residual) / noise)
+        scaled[:, 4] = np.arcsinh(_over_columns(typical - hollow) / noise)
+        scaled[:, 3:] = np.clip(scaled[:, 3:], -_NOISE_LIMIT, _NOISE_LIMIT)
+    return scaled
 
 
-def trimmed_mean(windows: np.ndarray, most: int = _MOST_AVERAGED) -> np.ndarray:
+def trimmed_mean(windows: np.ndarray, most: int = MOST_AVERAGED) -> np.ndarray:
     """Mean over cells, (K, h, w) to (h, w), without the lowest and highest quarter.
 
     Parameters

@@ -8,13 +8,18 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
-from torchvision.models import resnet18
 
-from napari_point_defects.classification.crops import WINDOW_CHANNELS, bond_inputs, window_inputs
+from napari_point_defects.classification.crops import (
+    WINDOW_CHANNELS,
+    bond_inputs,
+    cut_windows,
+    normalise_windows,
+)
 from napari_point_defects.devices import FitSettings
 from napari_point_defects.materials import DefectClass
 from napari_point_defects.netcasting import ALPHA, BETA
 from napari_point_defects.records import Lattice, UnitCells
+from napari_point_defects.vision import resnet18
 
 
 class ClassifierSettings(BaseModel):
@@ -88,22 +93,31 @@ def cell_inputs(
 
     ``upper``, ``alpha`` and ``beta`` say how the paper's crops are cut (``crops.bond_inputs``);
     ``reference`` is what windows are judged against where the cells are not all of the image's
-    (``crops.window_inputs``).
+    (``crops.reference_window``).
     """
     if settings.crop == "window":
-        inputs = torch.from_numpy(window_inputs(data, lattice, cells, reference))
-        inputs = inputs[:, : input_channels(settings)]
-    else:
-        cut = bond_inputs(
-            data,
-            lattice,
-            cells,
-            channels=input_channels(settings),
-            upper=upper,
-            alpha=alpha,
-            beta=beta,
-        )
-        inputs = torch.from_numpy(cut)
+        return inputs_of_windows(cut_windows(data, lattice, cells), settings, reference)
+    cut = bond_inputs(
+        data,
+        lattice,
+        cells,
+        channels=input_channels(settings),
+        upper=upper,
+        alpha=alpha,
+        beta=beta,
+    )
+    return _of_side(torch.from_numpy(cut), settings)
+
+
+def inputs_of_windows(
+    windows: np.ndarray, settings: ClassifierSettings, reference: np.ndarray | None
+) -> torch.Tensor:
+    """Return what the network sees of cells whose wide windows are cut already."""
+    scaled = normalise_windows(windows, reference, input_channels(settings))
+    return _of_side(torch.from_numpy(scaled), settings)
+
+
+def _of_side(inputs: torch.Tensor, settings: ClassifierSettings) -> torch.Tensor:
     if inputs.shape[-1] != settings.side:
         inputs = nn.functional.interpolate(
             inputs, size=(settings.side, settings.side), mode="bilinear", antialias=True

@@ -11,11 +11,18 @@ import torch
 
 from napari_point_defects.canonical import neighbourhoods
 from napari_point_defects.classification.calibration import ProbabilityCalibration, noise_of_inputs
-from napari_point_defects.classification.crops import reference_window
+from napari_point_defects.classification.crops import (
+    MOST_AVERAGED,
+    cut_windows,
+    reference_of_windows,
+    reference_window,
+)
+from napari_point_defects.classification.inference import for_prediction
 from napari_point_defects.classification.model import (
     ClassifierSettings,
     build_classifier,
     cell_inputs,
+    inputs_of_windows,
 )
 from napari_point_defects.devices import choose_device, has_fast_bfloat16
 from napari_point_defects.errors import PointDefectsError, Stopped
@@ -25,7 +32,7 @@ from napari_point_defects.occupancy.evidence import ColumnEvidence
 from napari_point_defects.records import Lattice, UnitCells
 from napari_point_defects.weights import Weights, load_weights
 
-_BATCH = 256
+_BATCH = 128
 _TOGETHER = 2048  # cells whose inputs are cut at once: some 250 MB
 _COUNTS_SHARE = 0.3  # of the work goes into what the counts say
 
@@ -67,24 +74,40 @@ class Classifier:
         try:
             self.settings = ClassifierSettings.model_validate(self.weights.card["settings"])
             self.calibration = ProbabilityCalibration.from_card(self.weights.card["metrics"])
-            self.network = build_classifier(self.settings)
-            self.network.load_state_dict(self.weights.tensors)
+            network = build_classifier(self.settings)
+            network.load_state_dict(self.weights.tensors)
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
             raise PointDefectsError(
                 f"{self.weights.path} does not fit this program's classifier; train it again"
             ) from error
-        self.network.to(self.device, memory_format=torch.channels_last).eval()
+        if self.device.type == "cpu":
+            # single precision: so arranged it is faster than bfloat16, and the same everywhere
+            self.network = for_prediction(network, self.settings.side)
+        else:
+            self.network = network.to(self.device, memory_format=torch.channels_last).eval()
 
-    def reference(self, data: np.ndarray, lattice: Lattice, cells: UnitCells) -> Reference | None:
+    def reference(
+        self,
+        data: np.ndarray,
+        lattice: Lattice,
+        cells: UnitCells,
+        *,
+        windows: np.ndarray | None = None,
+    ) -> Reference | None:
         """Return what all cells of an image are judged against; None where each stands alone.
 
-        Worth keeping where cells of one image are classified bit by bit.
+        Worth keeping where cells of one image are classified bit by bit. ``windows`` are the
+        cells' own, where they are cut already.
         """
         if self.settings.crop != "window" or not len(cells):
             return None
         uses_counts = self.calibration.evidence is not None
         columns = ColumnEvidence(data, lattice, cells) if uses_counts else None
-        return Reference(reference_window(data, lattice, cells), columns)
+        if windows is None:
+            window = reference_window(data, lattice, cells, noise=self.settings.noise)
+        else:
+            window = reference_of_windows(windows, noise=self.settings.noise)
+        return Reference(window, columns)
 
     def predict(
         self,
@@ -131,10 +154,14 @@ class Classifier:
         Stopped
             If ``should_stop`` said yes.
         """
-        if reference is None:
-            reference = self.reference(data, lattice, cells)
+        windows = None
         if rows is None:
             rows = np.arange(len(cells))
+        if reference is None:
+            if self.settings.crop == "window" and 0 < len(cells) <= MOST_AVERAGED:
+                windows = cut_windows(data, lattice, cells)  # serve the mean and the network
+            reference = self.reference(data, lattice, cells, windows=windows)
+            windows = None if windows is None else windows[rows]
         chosen = cells.take(rows)
         found = np.zeros((len(chosen), len(DefectClass)))
         cuts = (True,) if self.settings.crop == "window" else (True, False)
@@ -157,16 +184,19 @@ class Classifier:
         # neighbours together, so that the inputs of a few thousand cells are held at a time
         for group in neighbourhoods(chosen.centres_px, most=_TOGETHER):
             for upper in cuts:
-                inputs = cell_inputs(
-                    data,
-                    lattice,
-                    chosen.take(group),
-                    self.settings,
-                    upper=upper,
-                    alpha=alpha,
-                    beta=beta,
-                    reference=window,
-                )
+                if windows is not None:
+                    inputs = inputs_of_windows(windows[group], self.settings, window)
+                else:
+                    inputs = cell_inputs(
+                        data,
+                        lattice,
+                        chosen.take(group),
+                        self.settings,
+                        upper=upper,
+                        alpha=alpha,
+                        beta=beta,
+                        reference=window,
+                    )
                 for start in range(0, len(inputs), _BATCH):
                     if should_stop():
                         raise Stopped
@@ -185,7 +215,7 @@ class Classifier:
         self, inputs: torch.Tensor, evidence: np.ndarray | None, reservations: np.ndarray
     ) -> np.ndarray:
         batch = inputs.to(self.device, memory_format=torch.channels_last)
-        half = has_fast_bfloat16(self.device)
+        half = self.device.type == "cuda" and has_fast_bfloat16(self.device)
         with (
             torch.inference_mode(),
             torch.autocast(self.device.type, torch.bfloat16, enabled=half),

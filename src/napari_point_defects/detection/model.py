@@ -10,16 +10,19 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
-from torchvision.models import mobilenet_v2
-from torchvision.models.detection import FasterRCNN
-from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.faster_rcnn import TwoMLPHead
-from torchvision.models.detection.transform import GeneralizedRCNNTransform
-from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 
 from napari_point_defects.devices import FitSettings
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.materials import CELL_SIZE, HEXAGON_SIZE
+from napari_point_defects.vision import (
+    AnchorGenerator,
+    FasterRCNN,
+    FeaturePyramidNetwork,
+    GeneralizedRCNNTransform,
+    MultiScaleRoIAlign,
+    TwoMLPHead,
+    mobilenet_v2,
+)
 
 _PYRAMID_CHANNELS = 96
 _HEAD_CHANNELS = 256

@@ -14,6 +14,7 @@ from napari_point_defects.detection.model import DetectorSettings, build_detecto
 from napari_point_defects.detection.overlaps import without_doubles
 from napari_point_defects.devices import choose_device
 from napari_point_defects.errors import PointDefectsError, Stopped
+from napari_point_defects.folded_networks import folded
 from napari_point_defects.materials import HEXAGON_SIZE
 from napari_point_defects.records import Hexagons, Lattice
 from napari_point_defects.weights import Weights, load_weights
@@ -79,7 +80,9 @@ class Detector:
             raise PointDefectsError(
                 f"{self.weights.path} does not fit this program's detector; train it again"
             ) from error
-        self.network.to(self.device).eval()
+        on_processor = self.device.type == "cpu"
+        self.network = folded(self.network) if on_processor else self.network.to(self.device)
+        self.network.eval()
 
     def predict(
         self,

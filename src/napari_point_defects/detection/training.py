@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torchvision.ops import box_iou
 
 from napari_point_defects.detection.data import HexagonDataset, collate
 from napari_point_defects.detection.model import DetectorSettings, build_detector
 from napari_point_defects.fitting import TrainableModule, train
 from napari_point_defects.training_set import LabelledImage
+from napari_point_defects.vision import box_iou
 
 _MIN_SCORE = 0.5
 _MIN_IOU = 0.5

@@ -98,11 +98,11 @@ def grains_in(
         (turn < low + (high - low) / 3, turn > high - (high - low) / 3),
         key=lambda part: -part.sum(),
     )
-    first, second = (
-        lattice_in(data, material, part, step, limits, r)
-        for part, r in zip(parts, (rank, 0), strict=True)
-    )
-    if first is None or second is None or first.bending or second.bending or alike(first, second):
+    first = lattice_in(data, material, parts[0], step, limits, rank)
+    if first is None or first.bending:
+        return [lattice]
+    second = lattice_in(data, material, parts[1], step, limits)
+    if second is None or second.bending or alike(first, second):
         return [lattice]
     return [first, second]
 

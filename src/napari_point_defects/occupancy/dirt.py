@@ -19,19 +19,14 @@ _LENGTHS_A = (1.0, 1.5, 2.2, 3.2, 4.7, 7.0, 12.0)
 _SHARES = (0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0, 2.0)  # of the variance seen
 _MOST_HOLLOWS = 256  # that amplitude and length are learned from
 _WORTH = 4.0  # in log likelihood: what two parameters must gain at least
-_WHOLE = 0.6  # of a hollow's pixels must have been recorded
 
 
 def _hollows(crop: Crop, brightness: np.ndarray, variance: np.ndarray) -> tuple[np.ndarray, ...]:
     """Return rows of the hollows seen, what is left in each, and its variance."""
-    sites = crop.hollow
-    inside = sites.pixels < sites.size
-    pixels = np.where(inside, sites.pixels, 0)
-    inside &= crop.valid.ravel()[pixels]
+    rows, pixels, inside = crop.open_hollows
     count = inside.sum(axis=1)
-    rows = np.flatnonzero(count > max(_WHOLE * np.median(count[crop.known]), 0))
-    left = np.where(inside, (crop.values - brightness)[pixels], 0)[rows].sum(axis=1) / count[rows]
-    scatter = np.where(inside, variance[pixels], 0)[rows].sum(axis=1) / count[rows] ** 2
+    left = np.where(inside, (crop.values - brightness)[pixels], 0).sum(axis=1) / count
+    scatter = np.where(inside, variance[pixels], 0).sum(axis=1) / count**2
     return rows, left, scatter
 
 
@@ -100,12 +95,25 @@ def dirt_of(
     rows, left, scatter = _hollows(crop, brightness, noise)
     if variance <= 0 or not len(rows):
         return np.zeros(crop.data.size)
-    points = crop.hollow.points[rows] / crop.a_px
-    known = variance * _covariance(points, points, length)
+    among, to_sites = _kernels(crop, length)
+    known = variance * among
     known[np.diag_indices(len(rows))] += scatter + 1e-6 * variance
-    weights = cho_solve(cho_factor(known), left)
-    at_sites = [
-        variance * _covariance(sites.points / crop.a_px, points, length) @ weights
-        for sites in (crop.chalcogen, crop.metal, crop.hollow)
-    ]
-    return crop.spread(*at_sites)
+    weights = cho_solve(cho_factor(known, overwrite_a=True), left)
+    return crop.spread(*(variance * to_sites @ weights).reshape(3, -1))
+
+
+def _kernels(crop: Crop, length: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the covariance among the hollows seen, and that of all sites with them.
+
+    The rounds of one solution all need the same: the last is kept with its crop.
+    """
+    if length not in crop.kernels:
+        kinds = (crop.chalcogen, crop.metal, crop.hollow)
+        sites = np.concatenate([kind.points for kind in kinds]) / crop.a_px
+        points = crop.hollow.points[crop.open_hollows[0]] / crop.a_px
+        crop.kernels.clear()
+        crop.kernels[length] = (
+            _covariance(points, points, length),
+            _covariance(sites, points, length),
+        )
+    return crop.kernels[length]

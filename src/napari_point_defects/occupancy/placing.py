@@ -21,6 +21,7 @@ REACH_A = 0.9  # beyond it a column's image is taken to be 0
 DISTANCES_A = np.arange(0, REACH_A + 2 * STEP_A, STEP_A)
 _PATCH_A = 0.55  # pixels nearer than this to a cell's columns judge the cell
 _HOLLOW_A = 0.28
+_WHOLE = 0.6  # of a hollow's pixels must have been recorded
 _PAINTED_A = 0.7  # how far the dirt seen at a site is spread
 _PAINTED_SIGMA_A = 0.22
 _PIXELS_PER_A = 12.0  # fewer after binning would blur the columns
@@ -144,6 +145,7 @@ class Crop:
         self.metal = Sites(self, self.centres + half, REACH_A)
         hollows = self.chalcogen.points - self.matrices @ CHALCOGEN_SITES[0]
         self.hollow = Sites(self, hollows, _HOLLOW_A)
+        self.kernels: dict[float, tuple[np.ndarray, np.ndarray]] = {}  # of the dirt
         self._patches()
 
     def _patches(self) -> None:
@@ -178,6 +180,17 @@ class Crop:
     def judged(self) -> np.ndarray:
         """Flat indices of all pixels that judge a known cell."""
         return np.unique(self.patch[self.known][self.seen[self.known] > 0])
+
+    @cached_property
+    def open_hollows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Rows of the hollows seen, their pixels (H, P), and which of those were recorded."""
+        sites = self.hollow
+        inside = sites.pixels < sites.size
+        pixels = np.where(inside, sites.pixels, 0)
+        inside &= self.valid.ravel()[pixels]
+        count = inside.sum(axis=1)
+        rows = np.flatnonzero(count > max(_WHOLE * np.median(count[self.known]), 0))
+        return rows, pixels[rows], inside[rows]
 
     def spread(self, chalcogen: np.ndarray, metal: np.ndarray, hollow: np.ndarray) -> np.ndarray:
         """Interpolate what is known at the three kinds of site (C,) over the pixels."""
