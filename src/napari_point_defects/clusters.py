@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import queue
+import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -25,6 +26,7 @@ _LOOK_S = 2.0
 """How often the cluster is asked how many workers it has."""
 _LOST_S = 60.0
 """How long all that is handed out may be lost until the scheduler is taken to have begun anew."""
+_CONNECT_S = 15.0
 _WAIT_FOR_WORKERS_S = 60.0
 _TRIES = 2
 """Workers of a cluster of our own that a task may end before it is tried alone."""
@@ -296,8 +298,8 @@ def open_cluster(
             where = scheduler or stack.enter_context(_local_cluster(workers))
             if scheduler is not None:
                 _check_address(scheduler)
-            client = Client(where, timeout="15s", set_as_default=False)
-        except (OSError, ValueError, TimeoutError) as error:
+            client = Client(where, timeout=_CONNECT_S, set_as_default=False)
+        except (OSError, ValueError, TypeError, TimeoutError) as error:
             if scheduler is None:
                 raise PointDefectsError(f"no workers could be started here: {error}") from error
             raise PointDefectsError(
@@ -341,7 +343,7 @@ def _local_cluster(workers: int | None) -> Iterator[Any]:
             processes=True,
             host="127.0.0.1",
             memory_limit=int(MEMORY_LIMIT / workers),
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",  # None would take 8787 of all interfaces
             silence_logs=logging.CRITICAL,
             preload=[cluster_worker.__name__],
         ) as cluster,
@@ -350,13 +352,15 @@ def _local_cluster(workers: int | None) -> Iterator[Any]:
 
 
 def _check_address(address: str) -> None:
-    """Raise a ValueError for what is no address: the client would try it for a minute."""
+    """Raise for what is no address, or where nobody listens: the client would go on trying."""
     from distributed.comm.addressing import get_address_host_port, parse_address
     from distributed.comm.registry import get_backend
 
     scheme, _ = parse_address(address, strict=True)
     get_backend(scheme)
-    get_address_host_port(address, strict=True)
+    host, port = get_address_host_port(address, strict=True)
+    if scheme in ("tcp", "tls", "ws", "wss"):
+        socket.create_connection((host, port), timeout=_CONNECT_S).close()
 
 
 def _check_workers(client, needs: Needs, scheduler: str) -> None:

@@ -228,6 +228,9 @@ def _refuse_if_alive(token: Path, now: float, out: Path) -> None:
     if host == socket.gethostname():
         import psutil  # comes with Dask
 
+        with suppress(psutil.NoSuchProcess):
+            if psutil.Process(process).status() == psutil.STATUS_ZOMBIE:
+                return
         if not psutil.pid_exists(process):
             return
     raise PointDefectsError(
