@@ -92,22 +92,23 @@ def claim(out: Path, record: dict[str, Any], overwrite: bool) -> None:
     path = out / RECORD
     try:
         out.mkdir(parents=True, exist_ok=True)
-        if not path.is_file():
-            others = sorted(p.name for p in out.iterdir() if not p.name.startswith("."))
-            if others:
-                raise PointDefectsError(
-                    f"{out} holds other things ({others[0]}) and no batch: choose a new folder"
-                )
-            write_json(record, path)
-            return
-        there = json.loads(path.read_text(encoding="utf-8"))
-        differing = list(_differing(there, record))
+        names = sorted(p.name for p in out.iterdir() if not p.name.startswith("."))
+        text = path.read_text(encoding="utf-8") if RECORD in names else None
+    except OSError as error:
+        raise PointDefectsError(f"cannot write to {out}: {error.strerror or error}") from error
+    if text is None and names:
+        raise PointDefectsError(
+            f"{out} holds other things ({names[0]}) and no batch: choose a new folder"
+        )
+    if text is None:
+        write_json(record, path)
+        return
+    try:
+        differing = list(_differing(json.loads(text), record))
     except (ValueError, AttributeError, TypeError) as error:
         raise PointDefectsError(
             f"{path} holds no settings of a batch: choose another folder"
         ) from error
-    except OSError as error:
-        raise PointDefectsError(f"cannot write to {out}: {error.strerror or error}") from error
     if not differing:
         return
     if not overwrite:

@@ -132,7 +132,7 @@ def run_batch(
     listing = list_images(request.folder, patterns=request.patterns, recursive=request.recursive)
     record = settings_record(request.settings, request.signal)
     folder, out = request.folder.absolute(), request.out.absolute()
-    job = Job(folder, out, fingerprint_of(record))
+    job = Job(folder, out, fingerprint_of(record), request.verify)
     with ExitStack() as stack:
         run = stack.enter_context(running_in(out))
         claim(out, record, request.overwrite)
@@ -143,7 +143,7 @@ def run_batch(
             return should_stop()
 
         lookers = workers if len(listing.images) > _LOOKED_AT_HERE else Here()
-        found = _look(replace(job, verify=request.verify), listing.images, lookers, stop)
+        found = _look(job, listing.images, lookers, stop)
         _refuse_stale(found, request.overwrite)
         if request.retry_refused:
             found = _without_refusals(job, found)
@@ -169,7 +169,12 @@ def run_batch(
         gone = _gone(out / CENSUS, listing.images)
         collectors = workers if len(whole) > _COLLECTED_HERE else Here()
         n_cells = write_tables(
-            job, whole, collectors, run.work, on_progress=on_progress, should_stop=stop
+            replace(job, verify=False),
+            whole,
+            collectors,
+            run.work,
+            on_progress=on_progress,
+            should_stop=stop,
         )
         write_failures(sorted(failures), out)
     if gone:
