@@ -185,12 +185,13 @@ class DaskWorkers:
     def _submit(self, function, task, running: dict, done: queue.SimpleQueue) -> Any:
         useful = None
         if self._useless:
-            useful = [address for address in self.client.nthreads() if address not in self._useless]
-            if not useful:
+            there = list(self.client.nthreads())
+            useful = [address for address in there if address not in self._useless]
+            if there and not useful:
                 address, problem = next(iter(self._useless.items()))
                 raise PointDefectsError(f"no worker is of use; {address}: {problem}")
         future = self.client.submit(
-            do_task, function, task, self.needs, pure=False, workers=useful, retries=0
+            do_task, function, task, self.needs, pure=False, workers=useful or None
         )
         running[future] = task
         future.add_done_callback(done.put)

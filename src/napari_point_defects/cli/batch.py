@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -29,6 +31,7 @@ from napari_point_defects.cli.common import (
 )
 from napari_point_defects.errors import PointDefectsError
 
+_LINE_S = 60.0
 _LISTED = 20
 """Failures that are printed; all are in the table."""
 
@@ -118,7 +121,7 @@ def batch(
             summary = run_batch(
                 request,
                 lambda needs: open_cluster(scheduler, workers, needs, on_note=_note),
-                on_progress=on_progress,
+                on_progress=on_progress if sys.stderr.isatty() else _now_and_then(),
                 on_note=_note,
             )
     except KeyboardInterrupt:
@@ -131,6 +134,19 @@ def batch(
 
 def _note(text: str) -> None:
     print(f"point-defects: {text}", file=sys.stderr)
+
+
+def _now_and_then() -> Callable[[float, str], None]:
+    """Report progress for a log: a line a minute."""
+    last = time.monotonic()
+
+    def on_progress(share: float, text: str) -> None:
+        nonlocal last
+        if time.monotonic() - last > _LINE_S:
+            last = time.monotonic()
+            _note(text)
+
+    return on_progress
 
 
 def _report(summary, out: Path) -> None:
