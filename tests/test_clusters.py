@@ -47,7 +47,7 @@ def workers(scheduler):
 
 
 def wait_for_both(workers):
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120  # a busy machine takes long to start one
     while len(workers.client.nthreads()) < 2:
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -116,10 +116,10 @@ def test_stops_soon(workers):
     begun = time.monotonic()
     with pytest.raises(Stopped):
         next(results)
-    assert time.monotonic() - begun < 1.5
-    # and none of the hundred is in the way of what comes next
+    assert time.monotonic() - begun < 10
+    # and none of the hundred, 100 s for both, is in the way of what comes next
     assert len(list(workers.as_finished(cluster_tasks.square, range(4)))) == 4
-    assert time.monotonic() - begun < 20
+    assert time.monotonic() - begun < 60
 
 
 def test_workers_that_are_of_no_use_are_refused(scheduler, tmp_path):
@@ -148,7 +148,7 @@ def test_a_worker_that_came_later_and_is_of_no_use_gets_no_work(scheduler, tmp_p
         token.write_text("another folder of that name")
         with pytest.raises(PointDefectsError, match=r"no worker is of use; tcp.*does not see"):
             list(workers.as_finished(cluster_tasks.square, range(10)))
-    assert len(notes) == 2
+    assert len(notes) == len(set(notes)) == 2
     assert all("gets no work" in note for note in notes)
 
 

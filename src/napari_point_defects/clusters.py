@@ -185,11 +185,13 @@ class DaskWorkers:
     def _submit(self, function, task, running: dict, done: queue.SimpleQueue) -> Any:
         useful = None
         if self._useless:
-            there = list(self.client.nthreads())
+            there = list(self._workers())
             useful = [address for address in there if address not in self._useless]
             if there and not useful:
                 address, problem = next(iter(self._useless.items()))
                 raise PointDefectsError(f"no worker is of use; {address}: {problem}")
+        if self.client.status != "running":
+            raise _lost_connection()
         future = self.client.submit(
             do_task, function, task, self.needs, pure=False, workers=useful or None
         )
@@ -210,17 +212,17 @@ class DaskWorkers:
             if not all(future.status == "lost" for future in running):
                 begun = time.monotonic()
             if self.client.status != "running" or time.monotonic() - begun > _LOST_S:
-                raise PointDefectsError(
-                    "the connection to the Dask scheduler was lost: what is done is kept; start "
-                    "the scheduler and give the same command again"
-                )
+                raise _lost_connection()
             with suppress(queue.Empty):
                 ready.append(done.get(timeout=_POLL_S))
         with suppress(queue.Empty):
             while True:
                 ready.append(done.get_nowait())
         whole = [future for future in ready if future.status == "finished"]
-        results = dict(zip(whole, self.client.gather(whole), strict=True))
+        results: dict[Any, Any] = {}
+        # one that is lost with its worker now is done again, and may end that one too
+        with suppress(Exception):
+            results = dict(zip(whole, self.client.gather(whole), strict=True))
         rest = {future: self._failure(future) for future in ready if future not in results}
         return list((results | rest).items())
 
@@ -228,6 +230,8 @@ class DaskWorkers:
         """Return what there is of a task without a result; an error of the function is raised."""
         from distributed import KilledWorker
 
+        if future.cancelled():
+            raise _lost_connection()
         error = future.exception()
         if error is None:  # its worker died with the result, and it was done again
             return future.result()
@@ -240,12 +244,26 @@ class DaskWorkers:
             self._useless[misfit.address] = misfit.problem
             self.on_note(f"worker {misfit.address} gets no work: {misfit.problem}")
 
+    def _workers(self) -> dict[str, int]:
+        """Return the workers' addresses and how many threads each has."""
+        try:
+            return self.client.nthreads()
+        except Exception as error:  # closed in any of Dask's ways
+            raise _lost_connection() from error
+
     def _room(self) -> int:
         """Return how many tasks are handed out: none is to wait for the next, nor 10⁶ at once."""
         if time.monotonic() - self._looked > _LOOK_S:
-            self._threads = self.client.nthreads()
+            self._threads = self._workers()
             self._looked = time.monotonic()
         return max(16, 3 * sum(self._threads.values()))
+
+
+def _lost_connection() -> PointDefectsError:
+    return PointDefectsError(
+        "the connection to the Dask scheduler was lost: what is done is kept; start the scheduler "
+        "and give the same command again"
+    )
 
 
 @dataclass(frozen=True, slots=True)
