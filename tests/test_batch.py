@@ -28,7 +28,7 @@ from napari_point_defects.batch.record import Run, running_in
 from napari_point_defects.batch.results import Job, look
 from napari_point_defects.batch.run import BatchRequest, run_batch
 from napari_point_defects.batch.tables import census_row
-from napari_point_defects.clusters import Here, Lost
+from napari_point_defects.dask_workers import Here, Lost
 from napari_point_defects.errors import PointDefectsError, Stopped
 from napari_point_defects.io import read_image
 from napari_point_defects.simulation.noise import NoiseSettings

@@ -9,11 +9,12 @@ import cluster_tasks
 import dask
 import numpy as np
 import pytest
-from distributed import LocalCluster
+from distributed import Client, LocalCluster
 
-from napari_point_defects import clusters
+from napari_point_defects import clusters, dask_workers
 from napari_point_defects.cluster_worker import Needs
-from napari_point_defects.clusters import Here, Lost, open_cluster
+from napari_point_defects.clusters import open_cluster
+from napari_point_defects.dask_workers import DaskWorkers, Here, Lost
 from napari_point_defects.errors import PointDefectsError, Stopped
 from napari_point_defects.simulation import columns
 from napari_point_defects.simulation.presets import TrainingSetSettings
@@ -159,6 +160,26 @@ def test_no_scheduler_there(address, monkeypatch):
         open_cluster(address),
     ):
         pass
+
+
+def test_a_cluster_without_workers(monkeypatch):
+    monkeypatch.setattr(dask_workers, "_LOOK_S", 0.05)
+    monkeypatch.setattr(dask_workers, "_WORTH_A_WORD_S", 0.2)
+    monkeypatch.setattr(clusters, "_WAIT_FOR_WORKERS_S", 0.2)
+    options = {"n_workers": 0, "protocol": "tcp", "dashboard_address": "127.0.0.1:0"}
+    with LocalCluster(**options, processes=False, silence_logs=50) as cluster:
+        address = cluster.scheduler_address
+        with (
+            pytest.raises(PointDefectsError, match="has no workers: start workers with `dask"),
+            open_cluster(address),
+        ):
+            pass
+        notes = []
+        with Client(address, set_as_default=False) as client:
+            workers = DaskWorkers(client, on_note=notes.append, patience_s=1.0)
+            with pytest.raises(PointDefectsError, match="could not be started again"):
+                list(workers.as_finished(cluster_tasks.square, range(3)))
+        assert notes == ["there are no workers at present: waiting for some"]
 
 
 def test_a_scheduler_that_goes_is_noticed():

@@ -24,6 +24,7 @@ ROWS = [
         "canonical",
         "cluster_worker",
         "clusters",
+        "dask_workers",
         "bending_fields",
         "devices",
         "domains",

@@ -24,7 +24,7 @@ from napari_point_defects.batch.results import Found, Job, look_at
 from napari_point_defects.batch.tables import write_failures, write_tables
 from napari_point_defects.batch.task import ImageTask, Outcome
 from napari_point_defects.cluster_worker import Needs
-from napari_point_defects.clusters import Here, Lost, Workers
+from napari_point_defects.dask_workers import Here, Lost, Workers
 from napari_point_defects.errors import PointDefectsError
 
 _LOOKED_AT_HERE, _COLLECTED_HERE = 5000, 500
@@ -209,7 +209,7 @@ class _Late:
         self._workers: Workers | None = None
 
     def as_finished(self, *arguments) -> Iterator:
-        """See :class:`~napari_point_defects.clusters.Workers`."""
+        """See :class:`~napari_point_defects.dask_workers.Workers`."""
         if self._workers is None:
             self._workers = self._stack.enter_context(self._cluster_of(self._needs))
         return self._workers.as_finished(*arguments)

@@ -17,7 +17,7 @@ from typing import Any
 
 from napari_point_defects.batch.record import CELLS, CENSUS, CENSUS_CSV, FAILURES
 from napari_point_defects.batch.results import Job, look
-from napari_point_defects.clusters import Workers
+from napari_point_defects.dask_workers import Workers
 from napari_point_defects.errors import PointDefectsError, Stopped
 from napari_point_defects.outputs import atomic_write
 from napari_point_defects.results import output_paths
