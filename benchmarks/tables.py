@@ -9,6 +9,7 @@ in ``benchmarks/results``: none of its numbers is typed by hand.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from statistics import mean
@@ -177,6 +178,53 @@ def adapting_tables(report: dict) -> dict[str, str]:
     return {"adapting": table(heads, rows)}
 
 
+def batch_tables(report: dict) -> dict[str, str]:
+    """What an image costs, and what many need in machines and hours."""
+    note = "\n\n*A quick run on a busy machine: upper bounds.*" if report["quick"] else ""
+    costs, needs = [], []
+    share = min(report["scaling"]["two_workers_over_one"] / 2, 1)
+    for side, found in report["sizes"].items():
+        bare, drawn = found["without_overlay"], found["with_overlay"]
+        costs.append(
+            [
+                f"{side}²",
+                str(found["cells"]),
+                f"{bare['cpu_seconds']:.1f} s",
+                f"{drawn['cpu_seconds']:.1f} s",
+                f"{bare['kilobytes']:,} kB",
+                f"{drawn['kilobytes']:,} kB",
+                f"{found['worker_peak_mb']:,} MB",
+            ]
+        )
+        for power in (4, 6, 8):
+            hours = 10**power * bare["cpu_seconds"] / 3600 / share
+            needs.append(
+                [
+                    f"10{'⁰¹²³⁴⁵⁶⁷⁸'[power]} of {side}²",
+                    f"{float(f'{hours:.2g}'):,.0f}",
+                    _duration(hours / 16),
+                    f"{max(1, math.ceil(hours / 16 / 12)):,}",
+                    f"{10**power * bare['kilobytes'] / 1e9:,.3g} TB",
+                    f"{10**power * drawn['kilobytes'] / 1e9:,.3g} TB",
+                ]
+            )
+    heads = ["image", "cells", "processor", "with overlay", "on disk", "with overlay"]
+    many = ["frames", "core hours", "one machine of 16 cores", "machines for one night (12 h)"]
+    many += ["on disk", "with overlays"]
+    return {
+        "batches: cost": table([*heads, "memory of a worker"], costs) + note,
+        "batches: need": table(many, needs) + note,
+    }
+
+
+def _duration(hours: float) -> str:
+    if hours < 1:
+        return f"{60 * hours:.0f} min"
+    if hours < 48:
+        return f"{hours:.0f} h"
+    return f"{hours / 24:.0f} days" if hours < 24 * 700 else f"{hours / 24 / 365:.0f} years"
+
+
 TABLES: tuple[tuple[str, str, Callable[..., dict[str, str]]], ...] = (
     ("accuracy.md", "accuracy", accuracy_tables),
     ("accuracy.md", "calibration", calibration_tables),
@@ -185,6 +233,7 @@ TABLES: tuple[tuple[str, str, Callable[..., dict[str, str]]], ...] = (
     ("correcting.md", "domain_shift", shift_tables),
     ("own_material.md", "own_material", own_material_tables),
     ("simulating.md", "adapting", adapting_tables),
+    ("batches.md", "batches", batch_tables),
     ("paper.md", "paper", paper_tables),
 )
 """Page of the documentation, report in ``results``, and what makes the page's tables of it."""

@@ -23,6 +23,9 @@ ROWS = [
         "blurring",
         "calibration",
         "canonical",
+        "cluster_worker",
+        "clusters",
+        "dask_workers",
         "bending_fields",
         "devices",
         "domains",
@@ -68,6 +71,7 @@ ROWS = [
     },
     {
         "appraisal",
+        "batch",
         "detections",
         "evaluation",
         "image_matching",
@@ -143,7 +147,8 @@ def test_importing_the_package_loads_next_to_nothing():
 
 def test_the_command_line_starts_without_torch():
     loaded = run_fresh(f"import {PACKAGE}.cli, sys, json; print(json.dumps(sorted(sys.modules)))")
-    assert not (USER_INTERFACE | {"torch", "lightning", "abtem"}) & set(loaded)
+    heavy = {"torch", "lightning", "abtem", "dask", "distributed", "pyarrow"}
+    assert not (USER_INTERFACE | heavy) & set(loaded)
 
 
 def test_the_whole_core_loads_no_user_interface():

@@ -24,7 +24,9 @@ def output_paths(name: str, folder: Path) -> dict[str, Path]:
     }
 
 
-def write_results(analysis: Analysis, folder: Path, overwrite: bool = False) -> dict[str, Path]:
+def write_results(
+    analysis: Analysis, folder: Path, overwrite: bool = False, *, overlay: bool = True
+) -> dict[str, Path]:
     """Write the table, the census and the overlay of an analysis.
 
     Parameters
@@ -33,6 +35,8 @@ def write_results(analysis: Analysis, folder: Path, overwrite: bool = False) -> 
     folder : Path
         Made if absent.
     overwrite : bool
+    overlay : bool
+        Whether to draw one: it is most of what is written, and takes longest.
 
     Returns
     -------
@@ -45,21 +49,24 @@ def write_results(analysis: Analysis, folder: Path, overwrite: bool = False) -> 
         If a file exists and may not be overwritten, or the folder cannot be written.
     """
     paths = output_paths(analysis.image.name, folder)
+    if not overlay:
+        paths.pop("overlay")
     material = get_material(analysis.census["material"])
     with write_together(paths, overwrite) as temporary:
         below = float(analysis.census["settings"]["unsure_below"])
         table = cells_table(analysis.cells, material, unsure_below=below)
         write_table(table, temporary["cells"], True)
         write_json(analysis.census, temporary["census"], True)
-        write_overlay(
-            analysis.image,
-            analysis.cells,
-            analysis.detection.lattice,
-            material,
-            temporary["overlay"],
-            True,
-            pixel_size_nm=analysis.detection.pixel_size_nm,
-            unsure=table["unsure"].to_numpy(bool),
-            where=analysis.detection.domain_map,
-        )
+        if overlay:
+            write_overlay(
+                analysis.image,
+                analysis.cells,
+                analysis.detection.lattice,
+                material,
+                temporary["overlay"],
+                True,
+                pixel_size_nm=analysis.detection.pixel_size_nm,
+                unsure=table["unsure"].to_numpy(bool),
+                where=analysis.detection.domain_map,
+            )
     return paths

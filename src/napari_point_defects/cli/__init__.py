@@ -1,4 +1,4 @@
-"""The command line: analyze, study, measure, demo, simulate, train, evaluate, labels and more."""
+"""The command line: analyze, batch, study, measure, demo, simulate, train, labels and more."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 
 from napari_point_defects import __version__
 from napari_point_defects.cli.analysis import analyze, demo
+from napari_point_defects.cli.batch import batch
 from napari_point_defects.cli.evaluation import evaluate
 from napari_point_defects.cli.labels import labels_app
 from napari_point_defects.cli.matching import adapt
@@ -28,6 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(analyze)
+app.command()(batch)
 app.command()(measure)
 app.command()(study)
 app.command()(demo)

@@ -10,12 +10,21 @@ from typing import Annotated
 import typer
 
 from napari_point_defects.cli.common import (
+    AlphaOption,
+    BetaOption,
+    ClassifierOption,
+    DetectorOption,
+    DeviceOption,
     MaterialOption,
+    MinScoreOption,
     OutOption,
     OverwriteOption,
     PixelSizeOption,
+    RegionOption,
     SignalOption,
     SublatticeOption,
+    TrustOption,
+    UnsureOption,
     as_user_error,
     progress_bar,
 )
@@ -27,24 +36,17 @@ def analyze(
     out: OutOption,
     material: MaterialOption = "MoTe2",
     pixel_size_nm: PixelSizeOption = None,
-    trust_pixel_size: Annotated[
-        bool, typer.Option("--trust-pixel-size", help="Even where the lattice disagrees")
-    ] = False,
+    trust_pixel_size: TrustOption = False,
     signal: SignalOption = None,
-    region: Annotated[
-        Path | None,
-        typer.Option(help="Analyse only inside these polygons: a csv of napari's Shapes, or json"),
-    ] = None,
+    region: RegionOption = None,
     sublattice_rank: SublatticeOption = 0,
-    alpha: Annotated[float, typer.Option(help="Width of the paper's crop over W_H")] = 0.65,
-    beta: Annotated[float, typer.Option(help="Height of the paper's crop over H_H")] = 0.5,
-    min_score: Annotated[float, typer.Option(help="Lowest score of a hexagon")] = 0.4,
-    unsure_below: Annotated[
-        float, typer.Option(help="Flag cells whose likeliest class is less probable than this")
-    ] = 0.95,
-    detector_weights: Annotated[Path | None, typer.Option(help="CNN-1, .safetensors")] = None,
-    classifier_weights: Annotated[Path | None, typer.Option(help="CNN-2, .safetensors")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    alpha: AlphaOption = 0.65,
+    beta: BetaOption = 0.5,
+    min_score: MinScoreOption = 0.4,
+    unsure_below: UnsureOption = 0.95,
+    detector_weights: DetectorOption = None,
+    classifier_weights: ClassifierOption = None,
+    device: DeviceOption = "auto",
     overwrite: OverwriteOption = False,
 ) -> None:
     """Find, classify and count every unit cell of one or many images."""

@@ -18,6 +18,26 @@ PixelSizeOption = Annotated[
 SignalOption = Annotated[
     str | None, typer.Option(help="Name or index of the signal, where a file has several")
 ]
+TrustOption = Annotated[
+    bool, typer.Option("--trust-pixel-size", help="Even where the lattice disagrees")
+]
+RegionOption = Annotated[
+    Path | None,
+    typer.Option(help="Analyse only inside these polygons: a csv of napari's Shapes, or json"),
+]
+AlphaOption = Annotated[float, typer.Option(help="Width of the paper's crop over W_H")]
+BetaOption = Annotated[float, typer.Option(help="Height of the paper's crop over H_H")]
+MinScoreOption = Annotated[float, typer.Option(help="Lowest score of a hexagon")]
+UnsureOption = Annotated[
+    float, typer.Option(help="Flag cells whose likeliest class is less probable than this")
+]
+DetectorOption = Annotated[Path | None, typer.Option(help="CNN-1, .safetensors")]
+ClassifierOption = Annotated[Path | None, typer.Option(help="CNN-2, .safetensors")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda")]
+SchedulerOption = Annotated[
+    str | None,
+    typer.Option(help="Address of a running Dask scheduler, such as tcp://10.0.0.1:8786"),
+]
 SublatticeOption = Annotated[
     int, typer.Option(help="0: likeliest choice of X, M and hollow; 1: the next; up to 5")
 ]

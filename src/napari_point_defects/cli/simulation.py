@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from napari_point_defects.cli.common import OutOption, OverwriteOption, as_user_error, progress_bar
+from napari_point_defects.cli.common import (
+    OutOption,
+    OverwriteOption,
+    SchedulerOption,
+    as_user_error,
+    progress_bar,
+)
 from napari_point_defects.errors import PointDefectsError
 
 if TYPE_CHECKING:
@@ -31,6 +37,7 @@ def simulate(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same bytes")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes")] = None,
+    scheduler: SchedulerOption = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Finish the set in the folder, with its settings")
     ] = False,
@@ -62,6 +69,8 @@ def simulate(
         raise PointDefectsError("--resume goes on with the settings of the set: leave out --like")
     if pixel_size_nm is not None and like is None:
         raise PointDefectsError("--pixel-size-nm is that of an image: give --like too")
+    if scheduler is not None and workers is not None:
+        raise PointDefectsError("--workers is for processes here: with --scheduler leave it out")
     given = {
         "materials": material or None,
         "train_images": images,
@@ -81,7 +90,7 @@ def simulate(
         write_settings(save_settings, chosen, beside=beside_settings(chosen.materials))
         typer.echo(f"settings in {save_settings}")
     if out is not None:
-        _make(chosen, out, workers, resume)
+        _make(chosen, out, resume, workers=workers, scheduler=scheduler)
 
 
 def _chosen(preset: str, path: Path | None, given: dict) -> TrainingSetSettings:
@@ -101,14 +110,14 @@ def _chosen(preset: str, path: Path | None, given: dict) -> TrainingSetSettings:
         raise as_user_error(error) from error
 
 
-def _make(settings: TrainingSetSettings, out: Path, workers: int | None, resume: bool) -> None:
+def _make(settings: TrainingSetSettings, out: Path, resume: bool, **workers) -> None:
     from napari_point_defects.materials import DefectClass
     from napari_point_defects.simulation.sets import find_set, simulate_training_set
 
     try:
         with progress_bar("simulate") as on_progress:
             counts = simulate_training_set(
-                settings, out, workers=workers, resume=resume, on_progress=on_progress
+                settings, out, **workers, resume=resume, on_progress=on_progress
             )
     except KeyboardInterrupt:
         found = find_set(out)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,11 @@ import numpy as np
 from pydantic import ValidationError
 
 from napari_point_defects import __version__
+from napari_point_defects.cluster_worker import Needs
+from napari_point_defects.clusters import open_cluster
 from napari_point_defects.errors import PointDefectsError, Stopped
+from napari_point_defects.materials import get_material
+from napari_point_defects.simulation.columns import carry_columns, columns_to_carry
 from napari_point_defects.simulation.images import simulate_image, unknown_columns
 from napari_point_defects.simulation.presets import TrainingSetSettings, check_materials
 from napari_point_defects.simulation.set_records import beside_settings, settings_alone
@@ -89,6 +93,7 @@ def simulate_training_set(
     folder: Path,
     *,
     workers: int | None = None,
+    scheduler: str | None = None,
     resume: bool = False,
     on_progress: Callable[[float, str], None] = lambda share, text: None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -103,6 +108,9 @@ def simulate_training_set(
     workers : int, optional
         Processes; default: one per core. They are spawned: a script needs its
         ``if __name__ == "__main__":``.
+    scheduler : str, optional
+        Address of a running Dask scheduler whose workers simulate in place of processes here; this
+        one writes, so they need no folder in common.
     resume : bool
         Go on with the set in the folder; the images already there stay as they are.
     on_progress, should_stop : callable
@@ -116,7 +124,7 @@ def simulate_training_set(
     ------
     PointDefectsError
         If the folder holds a training set that cannot be resumed or there is none to resume, if
-        it cannot be written, or a material is unknown.
+        it cannot be written, a material is unknown, or the scheduler does not answer.
     Stopped
         If ``should_stop`` said yes.
     """
@@ -136,7 +144,7 @@ def simulate_training_set(
     whole = False
     try:
         writers += [TrainingSetWriter(folder / split, resume=resume) for split in SPLITS]
-        _fill(settings, writers, workers, on_progress, should_stop)
+        _fill(settings, writers, scheduler or workers, on_progress, should_stop)
         whole = True
     except OSError as error:
         raise PointDefectsError(
@@ -191,11 +199,11 @@ def _claim(settings: TrainingSetSettings, folder: Path, resume: bool) -> None:
 def _fill(
     settings: TrainingSetSettings,
     writers: list[TrainingSetWriter],
-    workers: int,
+    workers: int | str,
     on_progress: Callable[[float, str], None],
     should_stop: Callable[[], bool],
 ) -> None:
-    """Write all images that are not there yet."""
+    """Write all images that are not there yet, by processes here or a cluster's workers."""
     order = image_order(settings)
     remaining = [(split, index) for split, index in order if index >= len(writers[split])]
     done, total = len(order) - len(remaining), len(order)
@@ -203,16 +211,26 @@ def _fill(
         return
     if done:
         on_progress(done / total, f"image {done} of {total}")
-    images = map_in_processes(
-        partial(_encoded, settings), remaining, min(workers, len(remaining)), should_stop
-    )
-    with closing(images):
+    with ExitStack() as stack:
+        if isinstance(workers, str):
+            cluster = stack.enter_context(open_cluster(workers, needs=_needs()))
+            images = cluster.in_order(_portable(settings), remaining, should_stop)
+        else:
+            function = partial(_encoded, settings)
+            processes = min(workers, len(remaining))
+            images = map_in_processes(function, remaining, processes, should_stop)
+        stack.enter_context(closing(images))
         for (split, _), image in zip(remaining, images, strict=True):
             writers[split].add_encoded(image)
             done += 1
             on_progress(done / total, f"image {done} of {total}")
             if done < total and should_stop():
                 raise Stopped
+
+
+def _needs() -> Needs:
+    """Return what a worker needs for the same bytes."""
+    return Needs.of_this_program("numpy", "scipy", "pillow")
 
 
 def image_order(settings: TrainingSetSettings) -> list[tuple[int, int]]:
@@ -228,3 +246,20 @@ def image_order(settings: TrainingSetSettings) -> list[tuple[int, int]]:
 def _encoded(settings: TrainingSetSettings, image: tuple[int, int]) -> EncodedImage:
     # as a PNG: a process that only wrote would otherwise be what the others wait for
     return encode_image(simulate_image(settings, *image))
+
+
+@dataclass(frozen=True, slots=True)
+class _Portable:
+    """The same for a machine that may lack columns which were simulated here."""
+
+    settings: TrainingSetSettings
+    columns: dict[str, str]
+
+    def __call__(self, image: tuple[int, int]) -> EncodedImage:
+        carry_columns(self.columns)
+        return _encoded(self.settings, image)
+
+
+def _portable(settings: TrainingSetSettings) -> _Portable:
+    materials = [get_material(name) for name in settings.materials]
+    return _Portable(settings, columns_to_carry(materials, settings.microscope))

@@ -1,0 +1,1 @@
+"""Analyse every image of a folder: on a cluster, resumable, in one table."""
