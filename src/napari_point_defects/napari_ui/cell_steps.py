@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from napari_point_defects.napari_ui import history
-from napari_point_defects.napari_ui.cell_rows import write_cells
+from napari_point_defects.napari_ui.cell_rows import draw, write_cells
 from napari_point_defects.napari_ui.lifetime import when_destroyed
 
 if TYPE_CHECKING:
@@ -82,6 +82,7 @@ def change_cells(layer: Points, drop_ids: Sequence[int], rows: pd.DataFrame) -> 
     editor = editor_of(layer)
     if editor is None:
         write_cells(layer, drop_ids, rows)
+        draw(layer)
     else:
         editor.apply(drop_ids, rows, remember=None)
 
@@ -90,8 +91,12 @@ def _replay(reference: weakref.ref[Points], drop_ids: Sequence[int], rows: pd.Da
     layer = reference()
     if layer is None:
         return
-    change_cells(layer, drop_ids, rows)
-    if (editor := editor_of(layer)) is not None:
+    editor = editor_of(layer)
+    if editor is None:
+        change_cells(layer, drop_ids, rows)
+        return
+    with editor.drawn_once():
+        change_cells(layer, drop_ids, rows)
         editor.replayed.emit(rows["cell_id"].tolist())
 
 

@@ -20,6 +20,7 @@ from napari_point_defects.labels.tables import (
     TableChanges,
     empty,
     from_named,
+    rows_of,
     table_changes,
     with_written,
 )
@@ -27,7 +28,7 @@ from napari_point_defects.matching import SAME_PLACE_A
 from napari_point_defects.materials import Material, get_material
 from napari_point_defects.napari_ui.box_correction import box_correction
 from napari_point_defects.napari_ui.cell_editor import CellEditor, current_table
-from napari_point_defects.napari_ui.cell_rows import write_cells
+from napari_point_defects.napari_ui.cell_rows import draw, write_cells
 from napari_point_defects.napari_ui.cell_steps import editor_of
 from napari_point_defects.napari_ui.hexagon_editor import HexagonEditor
 from napari_point_defects.napari_ui.hexagon_tables import hexagon_table
@@ -103,6 +104,8 @@ class LabelSession(QObject):
         self._foreign_hexagons: set[int] = set()
         self._hexagons_changed = True
         self._busy = False
+        # cells that may differ from the store's; None where that must be found out
+        self._touched: np.ndarray | None = None
         self._weights = weights_version(self.link.settings)
         self.entry: ImageEntry | None = None
         self._cells, self._hexagons = empty(CELLS), empty(HEXAGONS)
@@ -169,7 +172,7 @@ class LabelSession(QObject):
         """Listen to the editors of the layers; they come and go with their panels."""
         editor = editor_of(self.layer)
         if editor is not self._editor:
-            self._editor = editor
+            self._editor, self._touched = editor, None
             if editor is not None:
                 editor.changed.connect(self._on_cells)
         layer = own_layer(self._layers, self.link.image_id, HexagonsLink)
@@ -195,19 +198,27 @@ class LabelSession(QObject):
             if source is not None:
                 self._register(stem_image(source))
         for _ in range(_TRIES):
-            changes = table_changes(
-                self._cells,
-                from_named(self._table(), self.material),
-                deleted_ids=self.link.written_ids,
-            )
             try:
-                return self._write(changes)
+                self._write(self._changes())
+                self._touched = np.empty(0, int)
+                return
             except Conflict as conflict:
+                self._touched = None
                 self._give_way(conflict)
         raise PointDefectsError("others keep changing the same cells: your last edit is not saved")
 
+    def _changes(self) -> TableChanges:
+        """Compare the layer with the store: only the cells that an edit was about, if known."""
+        before, table, touched = self._cells, self._table(), self._touched
+        if touched is not None and self._editor is not None:
+            before, table = _rows_with(before, touched), _rows_with(table, touched)
+        return table_changes(
+            before, from_named(table, self.material), deleted_ids=self.link.written_ids
+        )
+
     def take_over(self) -> None:
         """Show what other windows wrote."""
+        self._touched = None
         self.save()
         self._adopt_cells()
         self._note_foreign_hexagons()
@@ -219,9 +230,14 @@ class LabelSession(QObject):
 
     def _on_hexagons(self, *_: object) -> None:
         self._hexagons_changed = True
-        self._on_cells()
+        self._save()
 
     def _on_cells(self) -> None:
+        if self._touched is not None and self._editor is not None:
+            self._touched = np.union1d(self._touched, self._editor.touched)
+        self._save()
+
+    def _save(self) -> None:
         try:
             self.save()
         except PointDefectsError as error:
@@ -255,12 +271,14 @@ class LabelSession(QObject):
                 editor.apply(drop_ids, rows, remember=None)
             else:
                 write_cells(self.layer, drop_ids, rows)
+                draw(self.layer)
         finally:
             self._busy = False
 
     def _write(self, cells: TableChanges) -> None:
         hexagons = self._hexagon_changes()
         if not len(cells) and not len(hexagons):
+            self._hexagons_changed = False
             return
         done = self._store.write(
             self.entry.id,
@@ -356,6 +374,12 @@ class LabelSession(QObject):
             f"{_who(rows)} changed {_count(len(rows) + len(gone), 'hexagon')}: close the layers "
             "and press Resume to see them"
         )
+
+
+def _rows_with(table: pd.DataFrame, ids: np.ndarray) -> pd.DataFrame:
+    """Return the rows of a table of cells with these ids."""
+    rows = rows_of(table["cell_id"].to_numpy(), ids)
+    return table.iloc[rows[rows >= 0]].reset_index(drop=True)
 
 
 def _both(changes: TableChanges) -> tuple[pd.DataFrame, pd.DataFrame]:
