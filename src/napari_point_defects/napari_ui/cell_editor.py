@@ -30,6 +30,7 @@ from napari_point_defects.napari_ui.cell_tables import (
     cells_of_table,
     changes,
     describe,
+    describe_decision,
     labelled,
     new_row,
     open_questions,
@@ -212,7 +213,7 @@ class CellEditor(QObject):
         differs = ~((new["label"] == before["label"]) & (new["state"] == before["state"]))
         if differs.any():
             old, new = (rows[differs].reset_index(drop=True) for rows in (before, new))
-            self._apply([], new, describe(old, new), _DECIDED)
+            self._apply([], new, describe_decision(old, new), _DECIDED)
         return len(before)
 
     def set_selected(self, label: str) -> int:

@@ -16,6 +16,7 @@ import pandas as pd
 
 from napari_point_defects.napari_ui import history
 from napari_point_defects.napari_ui.cell_rows import draw, write_cells
+from napari_point_defects.napari_ui.layer_cells import current_table
 from napari_point_defects.napari_ui.lifetime import when_destroyed
 
 if TYPE_CHECKING:
@@ -67,6 +68,12 @@ def remember(
     history.remember(
         stack, text, partial(_replay, reference, fresh, old), partial(_replay, reference, gone, new)
     )
+
+
+def table_of(layer: Points) -> pd.DataFrame:
+    """Return the tidy table of a layer's cells as they stand, from its editor if one watches."""
+    editor = editor_of(layer)
+    return current_table(layer) if editor is None else editor.table()
 
 
 def change_cells(layer: Points, drop_ids: Sequence[int], rows: pd.DataFrame) -> None:

@@ -256,9 +256,14 @@ def describe(old: pd.DataFrame, new: pd.DataFrame) -> str:
         old, new = (t.sort_values("cell_id", ignore_index=True) for t in (old, new))
     if (old[POSITION_COLUMNS].to_numpy() != new[POSITION_COLUMNS].to_numpy()).any():
         return f"Move {_cells(len(new))}"
+    return describe_decision(old, new)
+
+
+def describe_decision(old: pd.DataFrame, new: pd.DataFrame) -> str:
+    """Say in a few words what was decided on the classes of cells, row by row the same."""
     if not _differ(old["label"], new["label"]).any():
         return f"Confirm {_cells(len(new))}"
-    names = new["label"].astype(str).unique()
+    names = new["label"].unique()
     return f"Set {_cells(len(new))} to {names[0]}" if len(names) == 1 else "Change classes"
 
 
