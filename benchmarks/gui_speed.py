@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +24,6 @@ from typing import Any
 import numpy as np
 from qtpy.QtCore import Qt
 from qtpy.QtTest import QTest
-from qtpy.QtWidgets import QApplication
 
 from benchmarks.gui_window import (
     Field,
@@ -162,7 +162,12 @@ def edits(opened: Window, repeats: int) -> dict[str, Any]:
         turn = np.linspace(0, 2 * np.pi, 60, endpoint=False)
         ring = middle + radius * np.stack([np.sin(turn), np.cos(turn)], axis=1)
         viewer.layers[LAYER_NAME].add(ring, shape_type="polygon")
+        wait(lambda: len(opened.cells.selected_data) > LASSO_CELLS // 2)
+
+    def call_lasso(_: int) -> None:
         wait(lambda: LAYER_NAME not in viewer.layers)
+        opened.cells.selected_data = set()
+        QTest.keyClick(canvas, Qt.Key.Key_L)
 
     def confidence(i: int) -> None:
         panel.filters.confidence.setValue((0.3 + 0.01 * i, 1.0))
@@ -185,7 +190,8 @@ def edits(opened: Window, repeats: int) -> dict[str, Any]:
     }
     panel.filters.reset()
     report["filter_by_class"] = timed(classes_shown, None, 2 * few)
-    report["lasso_500"] = timed(draw_lasso, press(Qt.Key.Key_L), few)
+    report["lasso_500"] = timed(draw_lasso, call_lasso, few)
+    wait(lambda: LAYER_NAME not in viewer.layers)
     report["relabel_500"] = timed(one_class, choose(LASSO_CELLS), few)
     report["undo_relabel_500"] = timed(undo, None, few)
     delete = press(Qt.Key.Key_Delete)
@@ -243,7 +249,7 @@ def with_inspector(
     opened.canvas.setFocus()
     select(0)
     settle(1.0)
-    wait(lambda: not any(fit.task and not fit.is_over for fit in inspector.models._fits.values()))
+    settle(3.0)  # it simulates the image's profiles
     report = {
         "with_the_inspector": {
             "select_a_cell": opened.time_of(select, None, few),
@@ -265,30 +271,44 @@ def pauses(opened: Window, folder: Path, *, quick: bool) -> dict[str, Any]:
     detect, classify = opened.detect, opened.classify
 
     def run(widget: Any, start: Callable[[], None]) -> dict[str, float]:
-        watch, stages = Pauses(), []
-        start()
-        while widget.run.is_running:
-            QApplication.processEvents()
-            if not stages or stages[-1] != widget.run.message.text():
-                stages.append(widget.run.message.text())
-        opened.wait_for_paint()
-        settle(0.5)
-        return watch.report() | {"told": stages[:1]}
+        watch, told = Pauses(), []
 
-    report: dict[str, Any] = {"idle": idle(2.0)}
-    report["detect"] = run(detect, detect.run.button.click)
-    report["classify"] = run(classify, classify.run.button.click)
-    report["classify_again"] = run(classify, classify.run.button.click)
+        def is_over() -> bool:
+            if not told or told[-1] != widget.run.message.text():
+                told.append(widget.run.message.text())
+            return not widget.run.is_running
+
+        start()
+        wait(is_over)
+        during = watch.report()
+        watch = Pauses()
+        opened.wait_for_paint()
+        if opened.cells is not None:
+            opened.wait_for_labels()
+        settle(0.5)
+        return {"during": during, "then_drawing": watch.report(), "first_told": told[:3]}
+
+    report: dict[str, Any] = {}
+
+    def note(name: str, figures: dict[str, Any]) -> None:
+        report[name] = figures
+        print(name, json.dumps(figures), file=sys.stderr, flush=True)
+
+    note("idle", idle(2.0))
+    note("detect", run(detect, detect.run.button.click))
+    note("classify", run(classify, classify.run.button.click))
+    note("classify_again", run(classify, classify.run.button.click))
+    watch = Pauses()
     opened.wait_for_checks()
-    report["export"] = run(classify, lambda: classify.export(folder / "out"))
+    note("compare_with_the_training_set", watch.report())
+    note("export", run(classify, lambda: classify.export(folder / "out")))
     watch = Pauses()
     labelling(opened.viewer).use(folder / "b")
     opened.wait_for_labels()
-    report["labels_to_another_folder"] = watch.report()
-    watch = Pauses()
+    note("labels_to_another_folder", watch.report())
     opened.check_store()
     if not quick:
-        report["training"] = training(opened, folder, run)
+        note("training", training(opened, folder, run))
     return report
 
 

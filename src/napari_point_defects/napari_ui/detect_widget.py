@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import napari
-import numpy as np
-from napari.layers import Layer
 from napari.utils.notifications import show_warning
 from qtpy.QtWidgets import QLabel
 
@@ -16,7 +14,7 @@ from napari_point_defects import pipeline
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.napari_ui.area_layers import area_legend, draw_area
 from napari_point_defects.napari_ui.box_correction import box_correction
-from napari_point_defects.napari_ui.hexagon_layers import hexagons_layer_data
+from napari_point_defects.napari_ui.hexagon_drawing import DrawingPlan
 from napari_point_defects.napari_ui.history import history_of
 from napari_point_defects.napari_ui.image_layers import (
     check_image,
@@ -47,8 +45,7 @@ from napari_point_defects.napari_ui.settings_form import (
 from napari_point_defects.napari_ui.viewers import own_viewer
 
 if TYPE_CHECKING:
-    import pandas as pd
-    from napari.layers import Image, Shapes
+    from napari.layers import Shapes
 
     from napari_point_defects.analysis_settings import AnalysisSettings
     from napari_point_defects.detections import Detection
@@ -65,54 +62,6 @@ ADVANCED_FIELDS = (
 
 _AT_ONCE = 500
 """Up to so many hexagons are drawn without a thread, in 50 ms."""
-
-
-@dataclass(frozen=True, eq=False)
-class DrawingPlan:
-    """A layer of hexagons that is to be made, and what it is to replace.
-
-    Attributes
-    ----------
-    image : Image
-    place : dict
-        Its placement.
-    link : HexagonsLink
-    name : str
-    features : DataFrame or None
-        See :func:`~napari_point_defects.napari_ui.hexagon_layers.hexagons_layer_data`.
-    old : Shapes or None
-        The layer of the run before.
-    seen : DataFrame or None
-        Its hexagons, as they were taken over.
-    n_homeless : int
-        How many of the user's edits have no place in this run.
-    """
-
-    image: Image
-    place: dict[str, Any]
-    link: HexagonsLink
-    name: str
-    features: pd.DataFrame | None
-    old: Shapes | None
-    seen: pd.DataFrame | None
-    n_homeless: int
-
-    def layer(self) -> Shapes:
-        """Make the layer; in any thread, for no viewer has it yet."""
-        return Layer.create(*hexagons_layer_data(self.link, self.name, self.place, self.features))
-
-    def is_outdated(self, viewer: napari.Viewer) -> bool:
-        """Tell whether the user went on with the image or the layer before meanwhile."""
-        now = placement(self.image)
-        moved = any(not np.array_equal(now[name], value) for name, value in self.place.items())
-        if moved or self.image not in viewer.layers:
-            return True
-        old = own_layer(viewer.layers, self.link.image_id, HexagonsLink)
-        if old is not self.old or old is None:
-            return old is not self.old
-        editor = box_correction(viewer).editor(old)
-        editor.look()
-        return editor.seen is not self.seen
 
 
 class DetectWidget(Pane):
