@@ -123,8 +123,9 @@ def test_an_edit_meanwhile_is_not_lost(viewer, detect, core, run, monkeypatch):
 
 
 def test_shapes_of_different_kinds_stay_a_list(viewer):
-    layer = viewer.add_shapes([np.eye(2), 9 * np.array([[0, 0], [0, 1], [1, 1], [1, 0]])])
-    assert [len(shape) for shape in shapes_of(layer)] == [2, 4]
+    square = np.array([[0, 0], [0, 9], [9, 9], [9, 0]])
+    layer = viewer.add_shapes([square[:3], square], shape_type="polygon")
+    assert [len(shape) for shape in shapes_of(layer)] == [3, 4]
     layer.remove([0])
     assert shapes_of(layer).shape == (1, 4, 2)
 

@@ -172,10 +172,10 @@ class DetectWidget(Pane):
     def _draw_apart(self, image_id: Any, detection: Detection, settings: AnalysisSettings) -> None:
         """Do the same, but make the layer in the background: 0.1 ms for each hexagon."""
         plan = self._plan(image_id, detection, settings)
-        n = len(plan.link.detection.hexagons)
+        text = f"Drawing {len(plan.link.detection.hexagons):,} hexagons"
 
         def work(on_progress: Any, should_stop: Any) -> Shapes:
-            on_progress(0.0, f"Drawing {n:,} hexagons")
+            on_progress(0.0, text)
             return plan.layer()
 
         def done(new: Shapes) -> None:
@@ -184,7 +184,8 @@ class DetectWidget(Pane):
             else:
                 self._place(plan, new)
 
-        self.run.start(f"Draw {n:,} hexagons", work, done)
+        self.run.start(text, work, done)
+        self.run.say(f"{text}…")
 
     def _plan(self, image_id: Any, detection: Detection, settings: AnalysisSettings) -> DrawingPlan:
         """Join a detection with the user's edits of the one before."""
