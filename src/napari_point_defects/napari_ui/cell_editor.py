@@ -317,6 +317,7 @@ class CellEditor(QObject):
             self._busy = self._is_stale = True
             try:
                 table, before = current_table(self.layer), self._table
+                old, new = (table, table) if before is None else changes(before, table)
                 note_cells(self.layer, table)
                 features = self.layer.features
                 # in place: a new table would reset the defaults for added points
@@ -324,12 +325,11 @@ class CellEditor(QObject):
                     features[column] = table[column]
                 self._table = table
                 self.layer.shown[:] = self.filter.shows(table)
-                self._set_marks(table["cell_id"])
+                self._set_marks(new["cell_id"])
                 self.set_new_label(self._new_label)
                 self._seen = self._snapshot()
             finally:
                 self._busy = False
-            old, new = (table, table) if before is None else changes(before, table)
             if before is not None and (len(old) or len(new)):
                 cell_steps.remember(self._history, self.layer, describe(old, new), old, new)
             self._tell(old, new)

@@ -28,7 +28,6 @@ from napari_point_defects.napari_ui.hexagon_tables import (
     new_hexagon,
     shapes_of,
     tidy_features,
-    with_corners,
 )
 from napari_point_defects.napari_ui.history import bind_undo, remember
 from napari_point_defects.napari_ui.lifetime import listen
@@ -79,12 +78,13 @@ class HexagonEditor(QObject):
         self._in_hand = self._busy = self._detached = False
         self._seen: pd.DataFrame | None = None
         self._next_id = int(written_ids(self._link).max(initial=-1)) + 1
-        self._write_features(self._features(shapes_of(layer)))
+        shapes = shapes_of(layer)
+        self._write_features(self._features(shapes))
         layer.feature_defaults = new_hexagon()
         layer.selected_data = set()
         layer.current_edge_width = EDGE_WIDTH * self.lattice.a_px
         layer.current_edge_color = EDITED_COLOUR
-        self._see(hexagon_table(layer))
+        self._see(hexagon_table(layer, shapes=shapes))
         self._soon = QTimer(self, singleShot=True, interval=0)
         self._soon.timeout.connect(self.look)
         bind_undo(layer, history)
@@ -170,10 +170,7 @@ class HexagonEditor(QObject):
             redraw = verdict.redraw
             drawn = self._write_shapes([*verdict.remove_ids, *redraw["hexagon_id"]], redraw)
             self._mark(verdict.edit.after)
-            if drawn or not isinstance(shapes, np.ndarray):
-                self._see(hexagon_table(layer))
-            else:
-                self._see(with_corners(tidy_features(layer.features, len(shapes)), shapes))
+            self._see(hexagon_table(layer, shapes=None if drawn else shapes))
         finally:
             self._busy = False
         for refusal in verdict.refusals:

@@ -109,7 +109,9 @@ def tidy_features(features: pd.DataFrame, n: int, next_id: int = 0) -> pd.DataFr
     return hexagon_features(np.nan_to_num(score, nan=DRAWN_SCORE), ids, state, domain)
 
 
-def hexagon_table(layer: Shapes, next_id: int = 0) -> pd.DataFrame:
+def hexagon_table(
+    layer: Shapes, next_id: int = 0, *, shapes: Sequence[np.ndarray] | None = None
+) -> pd.DataFrame:
     """Return the tidy table of a layer's hexagons as they stand.
 
     Shapes that are no hexagon's box, such as lines, are left out; the editor of the layer
@@ -120,13 +122,15 @@ def hexagon_table(layer: Shapes, next_id: int = 0) -> pd.DataFrame:
     layer : Shapes
     next_id : int
         As in :func:`tidy_features`.
+    shapes : sequence of ndarray, optional
+        As :func:`shapes_of` returns them, if they are known already.
 
     Returns
     -------
     DataFrame
         :data:`FEATURES` and the eight :data:`CORNER_COLUMNS`.
     """
-    shapes = shapes_of(layer)
+    shapes = shapes_of(layer) if shapes is None else shapes
     table = tidy_features(layer.features, len(shapes), next_id)
     if isinstance(shapes, np.ndarray):
         return with_corners(table, shapes)
