@@ -1,13 +1,19 @@
-"""Both networks with their weights, loaded once and again where a file has changed."""
+"""Both networks with their weights, loaded once and again where a file has changed.
+
+PyTorch is imported with the first of them: that takes seconds, which a window spends in a thread.
+"""
 
 from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from napari_point_defects.analysis_settings import AnalysisSettings
-from napari_point_defects.classification.prediction import Classifier
-from napari_point_defects.detection.prediction import Detector
+
+if TYPE_CHECKING:
+    from napari_point_defects.classification.prediction import Classifier
+    from napari_point_defects.detection.prediction import Detector
 
 
 def detector_of(settings: AnalysisSettings) -> Detector:
@@ -18,6 +24,8 @@ def detector_of(settings: AnalysisSettings) -> Detector:
     PointDefectsError
         If the weights cannot be used.
     """
+    from napari_point_defects.detection.prediction import Detector
+
     weights = settings.detector_weights
     return _loaded(Detector, weights, settings.device, _stamp(weights))
 
@@ -30,6 +38,8 @@ def classifier_of(settings: AnalysisSettings) -> Classifier:
     PointDefectsError
         If the weights cannot be used.
     """
+    from napari_point_defects.classification.prediction import Classifier
+
     weights = settings.classifier_weights
     return _loaded(Classifier, weights, settings.device, _stamp(weights))
 

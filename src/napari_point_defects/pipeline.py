@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 Progress = Callable[[float, str], None]
 
+LOADING = "loading PyTorch and the weights (the first time takes some seconds)"
+
 
 def _nothing(share: float, text: str) -> None:
     """Report no progress."""
@@ -80,6 +82,7 @@ def detect(
         If ``should_stop`` said yes.
     """
     material = get_material(settings.material)
+    on_progress(0.0, LOADING)
     detector = networks.detector_of(settings)
     on_progress(0.0, "finding the lattice")
     domains, area, region_warning = _domains_inside(image.data, settings, material)
@@ -146,6 +149,7 @@ def classify(
     Stopped
         If ``should_stop`` said yes.
     """
+    on_progress(0.0, LOADING)
     classifier = networks.classifier_of(settings)
     where = detection.domain_map
     cells = cast_domains(detection.hexagons, where, image.data.shape)

@@ -15,8 +15,10 @@ from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.labels import schema
 from napari_point_defects.labels.tables import Kind, TableChanges, complete
 
-_FEW = 300
-"""Up to so many changed rows are looked up one by one, more by reading the whole image."""
+_FEW = 2000
+"""Up to so many changed rows are looked up one by one, more by reading the whole image.
+
+Looking one up takes 10 µs, reading one of many 4 µs."""
 
 
 class Conflict(PointDefectsError):

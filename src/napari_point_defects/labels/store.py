@@ -385,7 +385,13 @@ class LabelStore:
             return None
         image_id, time = row
         (entry,) = (entry for entry in self.images() if entry.id == image_id)
-        return LastEdit(entry, time, int(self.class_counts([image_id]).sum()))
+        with schema.user_errors(self.path):
+            (n_decided,) = self.connection.execute(
+                "SELECT COUNT(*) FROM cells WHERE image_id = ? AND label IS NOT NULL "
+                f"AND state IN ({', '.join('?' * len(DECIDED))})",
+                (image_id, *DECIDED),
+            ).fetchone()
+        return LastEdit(entry, time, n_decided)
 
     def entry_of(self, sha256: str) -> ImageEntry | None:
         """Return the image whose pixels have that hash."""

@@ -212,12 +212,17 @@ def with_written(
     where = rows_of(table[kind.id].to_numpy(), rows[kind.id].to_numpy())
     known = where >= 0
     if known.any():
-        new = complete(rows[known], kind)
+        new, columns = complete(rows[known], kind), {}
         for name in kind.columns:
-            values = table[name].to_numpy(object if name == "state" else None, copy=True)
+            if name == "state":  # by code: this is on the way of every key press
+                codes = table[name].cat.codes.to_numpy(copy=True)
+                codes[where[known]] = new[name].cat.codes.to_numpy()
+                columns[name] = pd.Categorical.from_codes(codes, dtype=_STATE_TYPE)
+                continue
+            values = table[name].to_numpy(copy=True)
             values[where[known]] = new[name].to_numpy()
-            table[name] = pd.Series(values, dtype=values.dtype)
-        table["state"] = _states(table["state"])
+            columns[name] = pd.Series(values, dtype=values.dtype)
+        table = pd.DataFrame(columns)
     if not known.all():
         fresh = complete(rows[~known], kind)
         table = pd.concat([table, fresh], ignore_index=True) if len(table) else fresh

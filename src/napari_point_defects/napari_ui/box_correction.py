@@ -26,8 +26,7 @@ from napari_point_defects.napari_ui.cell_changes import (
     net_change,
     relinked,
 )
-from napari_point_defects.napari_ui.cell_editor import current_table
-from napari_point_defects.napari_ui.cell_steps import change_cells
+from napari_point_defects.napari_ui.cell_steps import change_cells, table_of
 from napari_point_defects.napari_ui.cell_tables import cells_of_table
 from napari_point_defects.napari_ui.hexagon_editor import HexagonEditor
 from napari_point_defects.napari_ui.hexagon_edits import BoxChange, BoxEdit
@@ -237,9 +236,8 @@ class BoxCorrection(QObject):
         changes = [each.change for each in batch]
         if source is None:
             raise PointDefectsError("the image of these boxes is closed: open it and detect again")
-        link, table = link_of(cells_layer, CellsLink), current_table(cells_layer)
+        link, table = link_of(cells_layer, CellsLink), table_of(cells_layer)
         material, settings = get_material(link.settings.material), link.settings
-        cells = cells_of_table(table, material)
         detection = replace(link.detection, hexagons=changes[0].before)
         judging = self._judging
         if (
@@ -255,7 +253,7 @@ class BoxCorrection(QObject):
         )
 
         def work(**callbacks: Any) -> tuple[_Judging, list[NamedRecast]]:
-            known = judging
+            known, cells = judging, cells_of_table(table, material)
             if known.reference is None:
                 mean = pipeline.reference_of(known.image, detection, cells, settings)
                 known = replace(known, reference=mean)
@@ -302,7 +300,7 @@ class BoxCorrection(QObject):
     ) -> None:
         settings = link_of(cells_layer, CellsLink).settings
         effects = follow(
-            current_table(cells_layer),
+            table_of(cells_layer),
             recasts,
             get_material(settings.material),
             unsure_below=settings.unsure_below,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +18,11 @@ from napari_point_defects.napari_ui.cell_filter import CellFilter
 from napari_point_defects.napari_ui.cell_layers import DEFECT_SIZE, marks
 from napari_point_defects.napari_ui.cell_rows import (
     cell_ids,
+    draw,
     rows_of,
+    select_rows,
     selected_ids,
-    show_marks,
+    set_marks,
     write_cells,
 )
 from napari_point_defects.napari_ui.cell_tables import (
@@ -27,6 +30,7 @@ from napari_point_defects.napari_ui.cell_tables import (
     cells_of_table,
     changes,
     describe,
+    describe_decision,
     labelled,
     new_row,
     open_questions,
@@ -67,6 +71,8 @@ class CellEditor(QObject):
     ----------
     changed : Signal
         After every change of the table, whatever its cause.
+    touched : ndarray of int
+        ``cell_id`` of the cells that the last change was about, those that are gone too.
     shown_changed : Signal
         Other cells are shown.
     selection_changed : Signal
@@ -88,7 +94,10 @@ class CellEditor(QObject):
         self._table: pd.DataFrame | None = None
         self._current_id: int | None = None
         self._seen: tuple | None = None
+        self.touched = np.empty(0, int)
         self._busy = self._dragging = False
+        self._drawing = 0
+        self._is_stale = False
         # a new point looks like a defect until its class is seen
         layer.current_size = DEFECT_SIZE * self.link.detection.lattice.a_px
         self.set_new_label(self.material.class_labels[0])
@@ -181,6 +190,18 @@ class CellEditor(QObject):
         self._apply(drop_ids, rows, remember)
         return ids
 
+    @contextmanager
+    def drawn_once(self) -> Iterator[None]:
+        """Draw what is done inside once, at its end: napari draws all points for each change."""
+        self._drawing += 1
+        try:
+            yield
+        finally:
+            self._drawing -= 1
+            if self._is_stale and not self._drawing:
+                self._is_stale = False
+                draw(self.layer)
+
     def decide(self, ids: Sequence[int], label: str | None = None) -> int:
         """Give cells a class, or confirm the ones they have; return how many cells those are.
 
@@ -192,7 +213,7 @@ class CellEditor(QObject):
         differs = ~((new["label"] == before["label"]) & (new["state"] == before["state"]))
         if differs.any():
             old, new = (rows[differs].reset_index(drop=True) for rows in (before, new))
-            self._apply([], new, describe(old, new), _DECIDED)
+            self._apply([], new, describe_decision(old, new), _DECIDED)
         return len(before)
 
     def set_selected(self, label: str) -> int:
@@ -202,7 +223,9 @@ class CellEditor(QObject):
     def select(self, ids: Sequence[int]) -> None:
         """Select the cells with these ids, those that are shown."""
         rows = rows_of(self.layer, ids)
-        self.layer.selected_data = set(rows[self.layer.shown[rows]].tolist())
+        with self.drawn_once():
+            self._is_stale = True
+            select_rows(self.layer, rows[self.layer.shown[rows]])
 
     def set_new_label(self, label: str) -> None:
         """Choose the class of the next point that the user adds."""
@@ -227,7 +250,8 @@ class CellEditor(QObject):
         """Stop watching."""
         self._timer.stop()
         self._finish()
-        self._show_current(None)
+        with self.drawn_once():
+            self._show_current(None)
         self._busy = True  # until Qt deletes it
         cell_steps.unregister(self)
         self.deleteLater()
@@ -247,20 +271,26 @@ class CellEditor(QObject):
         ids = rows["cell_id"].to_numpy()
         touched = rows_of(self.layer, np.union1d(drop_ids, ids))
         old = self._table.iloc[touched].reset_index(drop=True)
-        self._busy = True
-        try:
-            write_cells(self.layer, drop_ids, rows, columns)
-            self._table = self.layer.features.copy()
-            note_cells(self.layer, rows)
-            self.layer.shown[:] = self.filter.shows(self._table)
-            self._show_marks(ids)
-            self._seen = self._snapshot()
-        finally:
-            self._busy = False
-        if text is not None:
-            cell_steps.remember(self._history, self.layer, text, old, rows)
+        with self.drawn_once():
+            self._busy = self._is_stale = True
+            try:
+                write_cells(self.layer, drop_ids, rows, columns)
+                self._table = self.layer.features.copy()
+                note_cells(self.layer, rows)
+                self.layer.shown[:] = self.filter.shows(self._table)
+                self._set_marks(ids)
+                self._seen = self._snapshot()
+            finally:
+                self._busy = False
+            if text is not None:
+                cell_steps.remember(self._history, self.layer, text, old, rows)
+            self._tell(old, rows)
+            self._settle()
+
+    def _tell(self, old: pd.DataFrame, new: pd.DataFrame) -> None:
+        """Say that rows have changed, and which."""
+        self.touched = np.union1d(old["cell_id"], new["cell_id"]).astype(int)
         self.changed.emit()
-        self._settle()
 
     def _on_data(self, event: Any) -> None:
         action = str(event.action)
@@ -283,27 +313,27 @@ class CellEditor(QObject):
             return
         if self._snapshot() == self._seen:
             return
-        self._busy = True
-        try:
-            table, before = current_table(self.layer), self._table
-            note_cells(self.layer, table)
-            features = self.layer.features
-            # in place: a new table would reset the defaults for added points
-            for column in table:
-                features[column] = table[column]
-            self._table = table
-            self.layer.shown[:] = self.filter.shows(table)
-            self._show_marks(table["cell_id"])
-            self.set_new_label(self._new_label)
-            self._seen = self._snapshot()
-        finally:
-            self._busy = False
-        if before is not None:
-            old, new = changes(before, table)
-            if len(old) or len(new):
+        with self.drawn_once():
+            self._busy = self._is_stale = True
+            try:
+                table, before = current_table(self.layer), self._table
+                old, new = (table, table) if before is None else changes(before, table)
+                note_cells(self.layer, table)
+                features = self.layer.features
+                # in place: a new table would reset the defaults for added points
+                for column in table:
+                    features[column] = table[column]
+                self._table = table
+                self.layer.shown[:] = self.filter.shows(table)
+                self._set_marks(new["cell_id"])
+                self.set_new_label(self._new_label)
+                self._seen = self._snapshot()
+            finally:
+                self._busy = False
+            if before is not None and (len(old) or len(new)):
                 cell_steps.remember(self._history, self.layer, describe(old, new), old, new)
-        self.changed.emit()
-        self._settle()
+            self._tell(old, new)
+            self._settle()
 
     def _snapshot(self) -> tuple[bytes, ...]:
         features = self.layer.features
@@ -315,11 +345,12 @@ class CellEditor(QObject):
         """Tell whether napari has changed some of the layer's arrays and not yet the others."""
         return len(self.layer.features) != len(self.layer.data)
 
-    def _show_marks(self, ids: Sequence[int]) -> None:
+    def _set_marks(self, ids: Sequence[int]) -> None:
         index = rows_of(self.layer, ids)
         a_px = self.link.detection.lattice.a_px
         look = marks(self._table.iloc[index], self.material, a_px, self._current_id)
-        show_marks(self.layer, index, look)
+        set_marks(self.layer, index, look)
+        self._is_stale = True
 
     def _show_current(self, cell_id: int | None) -> None:
         """Open the mark of the one selected cell, and close the one before."""
@@ -327,7 +358,7 @@ class CellEditor(QObject):
             return
         ids = [i for i in (self._current_id, cell_id) if i is not None]
         self._current_id = cell_id
-        self._show_marks(ids)
+        self._set_marks(ids)
 
     def _settle(self) -> None:
         """Let go of selected cells that are hidden, and mark the one that is selected."""
@@ -335,12 +366,13 @@ class CellEditor(QObject):
             return
         selection = self.layer.selected_data
         hidden = [row for row in selection if not self.layer.shown[row]]
-        self._busy = True
-        try:
-            if hidden:
-                selection.difference_update(hidden)
-            ids = selected_ids(self.layer)
-            self._show_current(int(ids[0]) if len(ids) == 1 else None)
-        finally:
-            self._busy = False
-        self.selection_changed.emit()
+        with self.drawn_once():
+            self._busy = True
+            try:
+                if hidden:
+                    selection.difference_update(hidden)
+                ids = selected_ids(self.layer)
+                self._show_current(int(ids[0]) if len(ids) == 1 else None)
+            finally:
+                self._busy = False
+            self.selection_changed.emit()

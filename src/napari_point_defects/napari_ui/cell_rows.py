@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from napari_point_defects.labels.tables import rows_of as index_of
 from napari_point_defects.napari_ui.cell_layers import Marks
 from napari_point_defects.napari_ui.cell_tables import centres_px
 
 if TYPE_CHECKING:
     from napari.layers import Points
+
+_FEW = 8
 
 
 def cell_ids(layer: Points) -> np.ndarray:
@@ -26,7 +29,17 @@ def cell_ids(layer: Points) -> np.ndarray:
 
 def rows_of(layer: Points, ids: Sequence[int]) -> np.ndarray:
     """Return the indices of the points with these ids, shape (K,), int; of unknown ones none."""
-    return np.flatnonzero(np.isin(cell_ids(layer), np.asarray(ids, int)))
+    held, ids = cell_ids(layer), np.asarray(ids, int)
+    # one or two, as after a key, without sorting
+    found = np.isin(held, ids) if len(ids) > _FEW else _any_of(held, ids)
+    return np.flatnonzero(found)
+
+
+def _any_of(held: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    found = np.zeros(len(held), bool)
+    for i in ids:
+        found |= held == i
+    return found
 
 
 def selected_ids(layer: Points) -> np.ndarray:
@@ -35,13 +48,22 @@ def selected_ids(layer: Points) -> np.ndarray:
     return cell_ids(layer)[rows[rows < len(layer.data)]]
 
 
+def select_rows(layer: Points, rows: Sequence[int]) -> None:
+    """Select points of a layer by their indices.
+
+    Assigning ``selected_data`` would also fill napari's controls for the next point with the looks
+    and features of these, which takes longer than drawing them. The caller draws the layer anew.
+    """
+    layer.selected_data.replace_selection({int(row) for row in rows})
+
+
 def write_cells(
     layer: Points,
     drop_ids: Sequence[int],
     rows: pd.DataFrame,
     columns: Sequence[str] | None = None,
 ) -> None:
-    """Remove, replace and append cells by ``cell_id``; their marks are to be shown after.
+    """Remove, replace and append cells by ``cell_id``; then set their marks and draw.
 
     Parameters
     ----------
@@ -58,8 +80,7 @@ def write_cells(
     if len(drop):
         layer.remove(drop.tolist())
     points = centres_px(rows)
-    held = pd.Series(np.arange(len(layer.data)), cell_ids(layer))
-    index = held.reindex(rows["cell_id"], fill_value=-1).to_numpy(copy=True)
+    index = index_of(cell_ids(layer), rows["cell_id"].to_numpy(int)).copy()
     fresh = index < 0
     if fresh.any():
         index[fresh] = len(layer.data) + np.arange(fresh.sum())
@@ -72,11 +93,11 @@ def write_cells(
         features.iloc[index, features.columns.get_loc(column)] = values
     layer.data[index] = points
     if len(drop) or fresh.any():
-        layer.selected_data = set(rows_of(layer, selected).tolist())
+        select_rows(layer, rows_of(layer, selected))
 
 
-def show_marks(layer: Points, index: np.ndarray, look: Marks) -> None:
-    """Let the points of these rows look like that, and draw them with what is shown."""
+def set_marks(layer: Points, index: np.ndarray, look: Marks) -> None:
+    """Let the points of these rows look like that, as soon as they are drawn."""
     symbol_type = type(layer.current_symbol)  # the arrays hold napari's own names
     symbols = {name: symbol_type(name) for name in set(look.symbol)}
     layer.symbol[index] = np.array([symbols[name] for name in look.symbol], object)
@@ -84,4 +105,8 @@ def show_marks(layer: Points, index: np.ndarray, look: Marks) -> None:
     layer.border_width[index] = look.border_width
     layer.face_color[index] = look.face_color
     layer.border_color[index] = look.border_color
+
+
+def draw(layer: Points) -> None:
+    """Draw marks, selection and what is shown: all points at once, whatever changed."""
     layer.refresh(extent=False, thumbnail=False)

@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 
 from napari_point_defects.napari_ui import history
-from napari_point_defects.napari_ui.cell_rows import write_cells
+from napari_point_defects.napari_ui.cell_rows import draw, write_cells
+from napari_point_defects.napari_ui.layer_cells import current_table
 from napari_point_defects.napari_ui.lifetime import when_destroyed
 
 if TYPE_CHECKING:
@@ -69,6 +70,12 @@ def remember(
     )
 
 
+def table_of(layer: Points) -> pd.DataFrame:
+    """Return the tidy table of a layer's cells as they stand, from its editor if one watches."""
+    editor = editor_of(layer)
+    return current_table(layer) if editor is None else editor.table()
+
+
 def change_cells(layer: Points, drop_ids: Sequence[int], rows: pd.DataFrame) -> None:
     """Remove, replace and append cells, through the layer's editor if one is watching.
 
@@ -82,6 +89,7 @@ def change_cells(layer: Points, drop_ids: Sequence[int], rows: pd.DataFrame) -> 
     editor = editor_of(layer)
     if editor is None:
         write_cells(layer, drop_ids, rows)
+        draw(layer)
     else:
         editor.apply(drop_ids, rows, remember=None)
 
@@ -90,8 +98,12 @@ def _replay(reference: weakref.ref[Points], drop_ids: Sequence[int], rows: pd.Da
     layer = reference()
     if layer is None:
         return
-    change_cells(layer, drop_ids, rows)
-    if (editor := editor_of(layer)) is not None:
+    editor = editor_of(layer)
+    if editor is None:
+        change_cells(layer, drop_ids, rows)
+        return
+    with editor.drawn_once():
+        change_cells(layer, drop_ids, rows)
         editor.replayed.emit(rows["cell_id"].tolist())
 
 

@@ -156,15 +156,24 @@ def tidy(
     table[POSITION_COLUMNS] = positions
     table["domain"] = domain
 
-    state = table["state"].astype(str).to_numpy(object)
-    added = new | (state == "added")
-    differs = table["label"].astype(str).to_numpy() != table["predicted"].astype(str).to_numpy()
-    agreed = (state == "confirmed") | moved
-    state = np.select(
-        [added, differs, agreed], ["added", "corrected", "confirmed"], default="predicted"
+    state = codes_of(table["state"], STATES)
+    added = new | (state == STATES.index("added"))
+    agreed = (state == STATES.index("confirmed")) | moved
+    codes = np.select(
+        [added, _differ(table["label"], table["predicted"]), agreed],
+        [STATES.index(name) for name in ("added", "corrected", "confirmed")],
+        default=STATES.index("predicted"),
     )
-    table["state"] = pd.Categorical(state, STATES)
+    table["state"] = pd.Categorical.from_codes(codes, STATES)
     return table
+
+
+def _differ(one: pd.Series, other: pd.Series) -> np.ndarray:
+    """Tell where two columns of class names differ, shape (N,), bool."""
+    alike = isinstance(one.dtype, pd.CategoricalDtype) and one.dtype == other.dtype
+    if alike and not (one.isna().any() or other.isna().any()):
+        return one.cat.codes.to_numpy() != other.cat.codes.to_numpy()
+    return one.astype(str).to_numpy() != other.astype(str).to_numpy()
 
 
 def cells_of_table(table: pd.DataFrame, material: Material) -> UnitCells:
@@ -207,9 +216,10 @@ def labelled(rows: pd.DataFrame, label: str | None = None) -> pd.DataFrame:
     rows = rows.copy()
     if label is not None:
         rows["label"] = pd.Categorical([label] * len(rows), rows["label"].cat.categories)
-    state = np.where(rows["label"].astype(str) == rows["predicted"].astype(str), *_AGREES)
-    added = (rows["state"] == "added").to_numpy()
-    rows["state"] = pd.Categorical(np.where(added, "added", state), STATES)
+    added = codes_of(rows["state"], STATES) == STATES.index("added")
+    state = np.where(_differ(rows["label"], rows["predicted"]), *_DIFFERS)
+    codes = np.where(added, STATES.index("added"), state)
+    rows["state"] = pd.Categorical.from_codes(codes, STATES)
     return rows
 
 
@@ -237,18 +247,23 @@ def changes(before: pd.DataFrame, after: pd.DataFrame) -> tuple[pd.DataFrame, pd
 
 def describe(old: pd.DataFrame, new: pd.DataFrame) -> str:
     """Say in a few words what turned some rows into others: the text of an undo."""
-    gone = ~old["cell_id"].isin(new["cell_id"])
-    fresh = ~new["cell_id"].isin(old["cell_id"])
-    if gone.any():
-        return f"Delete {_cells(gone.sum())}"
-    if fresh.any():
-        return f"Add {_cells(fresh.sum())}"
-    old, new = (t.sort_values("cell_id", ignore_index=True) for t in (old, new))
-    if (old[POSITION_COLUMNS] != new[POSITION_COLUMNS]).to_numpy().any():
+    old_ids, new_ids = old["cell_id"].to_numpy(), new["cell_id"].to_numpy()
+    if not np.array_equal(old_ids, new_ids):
+        if gone := int((~np.isin(old_ids, new_ids)).sum()):
+            return f"Delete {_cells(gone)}"
+        if fresh := int((~np.isin(new_ids, old_ids)).sum()):
+            return f"Add {_cells(fresh)}"
+        old, new = (t.sort_values("cell_id", ignore_index=True) for t in (old, new))
+    if (old[POSITION_COLUMNS].to_numpy() != new[POSITION_COLUMNS].to_numpy()).any():
         return f"Move {_cells(len(new))}"
-    if (old["label"].astype(str) == new["label"].astype(str)).all():
+    return describe_decision(old, new)
+
+
+def describe_decision(old: pd.DataFrame, new: pd.DataFrame) -> str:
+    """Say in a few words what was decided on the classes of cells, row by row the same."""
+    if not _differ(old["label"], new["label"]).any():
         return f"Confirm {_cells(len(new))}"
-    names = new["label"].astype(str).unique()
+    names = new["label"].unique()
     return f"Set {_cells(len(new))} to {names[0]}" if len(names) == 1 else "Change classes"
 
 
@@ -279,4 +294,4 @@ def _comparable(column: pd.Series) -> np.ndarray:
     return column.to_numpy()
 
 
-_AGREES = ("confirmed", "corrected")
+_DIFFERS = (STATES.index("corrected"), STATES.index("confirmed"))

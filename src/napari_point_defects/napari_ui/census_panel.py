@@ -50,6 +50,7 @@ class CensusPanel(QWidget):
         self.editor: CellEditor | None = None
         self.session: ReviewSession | None = None
         self.legend: ClassLegend | None = None
+        self._quality: Quality | None = None
         self.review = ReviewPanel()
         self.filters = FilterPanel()
         self.title = QElidingLabel()
@@ -59,6 +60,7 @@ class CensusPanel(QWidget):
         self.quality = QLabel()
         self.quality.setWordWrap(True)
         self.quality.setTextFormat(Qt.TextFormat.RichText)
+        self.quality.hide()
         self.outside = OutsideNote()
         self.new_class = QComboBox()
         self.new_class.setToolTip("<p>The class to set; a point that you add gets it too.</p>")
@@ -142,6 +144,9 @@ class CensusPanel(QWidget):
 
     def _show_quality(self, quality: Quality | None) -> None:
         """Say how far the census can be trusted; every figure is in the tooltip."""
+        if quality is self._quality:
+            return
+        self._quality = quality
         self.quality.setVisible(quality is not None)
         if quality is None:
             return

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import napari
-from napari.layers import Layer
 from napari.utils.notifications import show_warning
 from qtpy.QtWidgets import QLabel
 
@@ -15,7 +14,7 @@ from napari_point_defects import pipeline
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.napari_ui.area_layers import area_legend, draw_area
 from napari_point_defects.napari_ui.box_correction import box_correction
-from napari_point_defects.napari_ui.hexagon_layers import hexagons_layer_data
+from napari_point_defects.napari_ui.hexagon_drawing import DrawingPlan
 from napari_point_defects.napari_ui.history import history_of
 from napari_point_defects.napari_ui.image_layers import (
     check_image,
@@ -46,6 +45,8 @@ from napari_point_defects.napari_ui.settings_form import (
 from napari_point_defects.napari_ui.viewers import own_viewer
 
 if TYPE_CHECKING:
+    from napari.layers import Shapes
+
     from napari_point_defects.analysis_settings import AnalysisSettings
     from napari_point_defects.detections import Detection
 
@@ -57,6 +58,10 @@ ADVANCED_FIELDS = (
     "detector_weights",
     "device",
 )
+
+
+_AT_ONCE = 500
+"""Up to so many hexagons are drawn without a thread, in 50 ms."""
 
 
 class DetectWidget(Pane):
@@ -144,9 +149,12 @@ class DetectWidget(Pane):
 
         def done(detection: Detection) -> None:
             n = len(detection.hexagons)
-            self.run.defer(
-                f"Drawing {n:,} hexagons…", lambda: self.draw(image_id, detection, settings)
-            )
+            if n <= _AT_ONCE:
+                self.run.defer(
+                    f"Drawing {n:,} hexagons…", lambda: self.draw(image_id, detection, settings)
+                )
+            else:
+                self._draw_apart(image_id, detection, settings)
 
         self.run.start(f"Detect unit cells in {layer.name}", work, done)
 
@@ -158,6 +166,29 @@ class DetectWidget(Pane):
 
     def draw(self, image_id: Any, detection: Detection, settings: AnalysisSettings) -> None:
         """Show a detection of the image layer with that ``unique_id``."""
+        plan = self._plan(image_id, detection, settings)
+        self._place(plan, plan.layer())
+
+    def _draw_apart(self, image_id: Any, detection: Detection, settings: AnalysisSettings) -> None:
+        """Do the same, but make the layer in the background: 0.1 ms for each hexagon."""
+        plan = self._plan(image_id, detection, settings)
+        text = f"Drawing {len(plan.link.detection.hexagons):,} hexagons"
+
+        def work(on_progress: Any, should_stop: Any) -> Shapes:
+            on_progress(0.0, text)
+            return plan.layer()
+
+        def done(new: Shapes) -> None:
+            if plan.is_outdated(self._viewer):
+                self.draw(image_id, detection, settings)
+            else:
+                self._place(plan, new)
+
+        self.run.start(text, work, done)
+        self.run.say(f"{text}…")
+
+    def _plan(self, image_id: Any, detection: Detection, settings: AnalysisSettings) -> DrawingPlan:
+        """Join a detection with the user's edits of the one before."""
         layers = self._viewer.layers
         image = image_layer(layers, image_id)
         if image is None:
@@ -165,30 +196,35 @@ class DetectWidget(Pane):
         name = f"{image.name} hexagons"
         old = own_layer(layers, image_id, HexagonsLink)
         link, features = HexagonsLink(image_id, detection, settings), None
+        seen, n_homeless = None, 0
         if old is not None:
-            merged = box_correction(self._viewer).editor(old).redetected(detection)
-            if merged.n_homeless:
-                set_aside(old, name)
-                show_warning(
-                    f"{merged.n_homeless} of the hexagons that you edited have no place in this "
-                    f"run: the layer with them is kept as {old.name!r}"
-                )
-                old = None
-            detection = replace(detection, hexagons=merged.hexagons)
-            features = merged.features
+            editor = box_correction(self._viewer).editor(old)
+            merged = editor.redetected(detection)
+            seen, n_homeless, features = editor.seen, merged.n_homeless, merged.features
             link = replace(
                 link,
-                detection=detection,
+                detection=replace(detection, hexagons=merged.hexagons),
                 written_ids=features["hexagon_id"].to_numpy(),
                 deleted_px=merged.deleted_px,
             )
-        draw_area(self._viewer, image, detection)
-        new = Layer.create(*hexagons_layer_data(link, name, placement(image), features))
+        return DrawingPlan(image, placement(image), link, name, features, old, seen, n_homeless)
+
+    def _place(self, plan: DrawingPlan, new: Shapes) -> None:
+        """Put the layer that was planned in the place of the one before."""
+        old, detection = plan.old, plan.link.detection
+        if plan.n_homeless:
+            set_aside(old, plan.name)
+            show_warning(
+                f"{plan.n_homeless} of the hexagons that you edited have no place in this "
+                f"run: the layer with them is kept as {old.name!r}"
+            )
+            old = None
+        draw_area(self._viewer, plan.image, detection)
         # what the steps before would bring back is another run's
-        history_of(self._viewer, image_id).clear()
+        history_of(self._viewer, plan.link.image_id).clear()
         replace_layer(self._viewer, old, new)
         self.run.say("")
-        self._report(detection, settings)
+        self._report(detection, plan.link.settings)
         for warning in detection.warnings:
             show_warning(warning)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from napari_point_defects.napari_ui.hexagon_tables import (
     hexagon_table,
     hexagons_of_table,
     new_hexagon,
+    shapes_of,
     tidy_features,
 )
 from napari_point_defects.napari_ui.history import bind_undo, remember
@@ -75,13 +76,15 @@ class HexagonEditor(QObject):
         self.layer = layer
         self._history, self._image_shape = history, image_shape
         self._in_hand = self._busy = self._detached = False
+        self._seen: pd.DataFrame | None = None
         self._next_id = int(written_ids(self._link).max(initial=-1)) + 1
-        self._write_features(self._features())
+        shapes = shapes_of(layer)
+        self._write_features(self._features(shapes))
         layer.feature_defaults = new_hexagon()
         layer.selected_data = set()
         layer.current_edge_width = EDGE_WIDTH * self.lattice.a_px
         layer.current_edge_color = EDITED_COLOUR
-        self._seen = hexagon_table(layer)
+        self._see(hexagon_table(layer, shapes=shapes))
         self._soon = QTimer(self, singleShot=True, interval=0)
         self._soon.timeout.connect(self.look)
         bind_undo(layer, history)
@@ -112,9 +115,14 @@ class HexagonEditor(QObject):
         """Return the tidy table of the hexagons as they were last seen."""
         return self._seen.copy()
 
+    @property
+    def seen(self) -> pd.DataFrame:
+        """The tidy table at the last look, the same until it changes; not to be changed."""
+        return self._seen
+
     def hexagons(self) -> Hexagons:
-        """Return the hexagons as they were last seen."""
-        return hexagons_of_table(self._seen)
+        """Return the hexagons as they were last seen: the same object until they change."""
+        return self._hexagons
 
     def write(self, drop_ids: Any, rows: pd.DataFrame) -> None:
         """Edit hexagons as the user would: one step of the history.
@@ -146,11 +154,12 @@ class HexagonEditor(QObject):
         if self._in_hand or self._busy or self._detached:
             return
         layer, before = self.layer, self.hexagons()
-        features = self._features()
+        shapes = shapes_of(layer)
+        features = self._features(shapes)
         verdict = judge(
             self._seen,
             features,
-            layer.data,
+            shapes,
             layer.shape_type,
             self.domains,
             self._image_shape(),
@@ -159,9 +168,9 @@ class HexagonEditor(QObject):
         try:
             self._write_features(features)
             redraw = verdict.redraw
-            self._write_shapes([*verdict.remove_ids, *redraw["hexagon_id"]], redraw)
+            drawn = self._write_shapes([*verdict.remove_ids, *redraw["hexagon_id"]], redraw)
             self._mark(verdict.edit.after)
-            self._seen = hexagon_table(layer)
+            self._see(hexagon_table(layer, shapes=None if drawn else shapes))
         finally:
             self._busy = False
         for refusal in verdict.refusals:
@@ -194,18 +203,23 @@ class HexagonEditor(QObject):
         self._busy = True
         try:
             self._write_shapes(old["hexagon_id"], new)
-            self._seen = hexagon_table(self.layer)
+            self._see(hexagon_table(self.layer))
         finally:
             self._busy = False
         self.changed.emit(BoxChange(edit, forward, before, self.hexagons()))
 
-    def _features(self) -> pd.DataFrame:
+    def _see(self, table: pd.DataFrame) -> None:
+        """Take note of the tidy table of the hexagons as they stand, if it is another."""
+        if not table.equals(self._seen):
+            self._seen, self._hexagons = table, hexagons_of_table(table)
+
+    def _features(self, shapes: Sequence[np.ndarray]) -> pd.DataFrame:
         """Return the tidy features of the shapes as they are; no id is used twice."""
-        features = tidy_features(self.layer.features, len(self.layer.data), self._next_id)
+        features = tidy_features(self.layer.features, len(shapes), self._next_id)
         unknown = (features["domain"] == 0).to_numpy()
         if unknown.any():
-            shapes = [shape for shape, new in zip(self.layer.data, unknown, strict=True) if new]
-            features.loc[unknown, "domain"] = domains_of_shapes(shapes, self.domains)
+            new = [shapes[i] for i in np.flatnonzero(unknown)]
+            features.loc[unknown, "domain"] = domains_of_shapes(new, self.domains)
         self._next_id = max(self._next_id, features["hexagon_id"].to_numpy().max(initial=-1) + 1)
         return features
 
@@ -219,17 +233,20 @@ class HexagonEditor(QObject):
         held = self.layer.features["hexagon_id"].to_numpy(int)
         return np.flatnonzero(np.isin(held, np.asarray(ids, int))).tolist()
 
-    def _write_shapes(self, drop_ids: Any, rows: pd.DataFrame) -> None:
-        """Remove hexagons and draw tidy rows; what was selected stays selected."""
+    def _write_shapes(self, drop_ids: Any, rows: pd.DataFrame) -> bool:
+        """Remove hexagons and draw tidy rows; what was selected stays selected.
+
+        Returns whether there was anything to do.
+        """
         layer = self.layer
         held = layer.features["hexagon_id"].to_numpy(int)
         selected = held[sorted(layer.selected_data)]
         drop = self._rows_of([i for i in drop_ids if i != NEW_ID])
         if not drop and not len(rows):
-            return
+            return False
         if drop:
             layer.remove(drop)
-        n = len(layer.data)
+        n = len(layer.features)
         if len(rows):
             layer.add(
                 list(corners_px(rows)),
@@ -244,6 +261,7 @@ class HexagonEditor(QObject):
                 features.loc[features.index[n:], column] = values.to_numpy()
         if len(selected):
             layer.selected_data = set(self._rows_of(selected))
+        return True
 
     def _mark(self, rows: pd.DataFrame) -> None:
         """Show the states of edited hexagons."""

@@ -125,10 +125,14 @@ def judge(
     """
     ids = features["hexagon_id"].to_numpy(int)
     row = pd.Index(seen["hexagon_id"]).get_indexer(ids)  # −1 for a new one
-    is_box = np.array([len(s) == 4 for s in shapes], bool) & (np.array(shape_types) == "rectangle")
+    is_box = np.array(shape_types, object) == "rectangle"
     now = np.full((len(shapes), 4, 2), np.nan)
-    if is_box.any():
-        now[is_box] = [shape for shape, box in zip(shapes, is_box, strict=True) if box]
+    if isinstance(shapes, np.ndarray):
+        now[is_box] = shapes[is_box]
+    elif len(shapes):
+        is_box &= [len(shape) == 4 for shape in shapes]
+        for i in np.flatnonzero(is_box):
+            now[i] = shapes[i]
     unmoved = row >= 0
     shift = np.abs(now[unmoved] - corners_px(seen)[row[unmoved]]).max(axis=(1, 2), initial=0)
     unmoved[unmoved] = shift <= UNCHANGED_PX  # never so for NaN

@@ -109,7 +109,9 @@ def tidy_features(features: pd.DataFrame, n: int, next_id: int = 0) -> pd.DataFr
     return hexagon_features(np.nan_to_num(score, nan=DRAWN_SCORE), ids, state, domain)
 
 
-def hexagon_table(layer: Shapes, next_id: int = 0) -> pd.DataFrame:
+def hexagon_table(
+    layer: Shapes, next_id: int = 0, *, shapes: Sequence[np.ndarray] | None = None
+) -> pd.DataFrame:
     """Return the tidy table of a layer's hexagons as they stand.
 
     Shapes that are no hexagon's box, such as lines, are left out; the editor of the layer
@@ -120,16 +122,34 @@ def hexagon_table(layer: Shapes, next_id: int = 0) -> pd.DataFrame:
     layer : Shapes
     next_id : int
         As in :func:`tidy_features`.
+    shapes : sequence of ndarray, optional
+        As :func:`shapes_of` returns them, if they are known already.
 
     Returns
     -------
     DataFrame
         :data:`FEATURES` and the eight :data:`CORNER_COLUMNS`.
     """
-    table = tidy_features(layer.features, len(layer.data), next_id)
-    boxes = np.array([np.shape(shape) == (4, 2) for shape in layer.data], bool)
-    corners = [shape for shape, is_box in zip(layer.data, boxes, strict=True) if is_box]
+    shapes = shapes_of(layer) if shapes is None else shapes
+    table = tidy_features(layer.features, len(shapes), next_id)
+    if isinstance(shapes, np.ndarray):
+        return with_corners(table, shapes)
+    boxes = np.array([np.shape(shape) == (4, 2) for shape in shapes], bool)
+    corners = [shape for shape, is_box in zip(shapes, boxes, strict=True) if is_box]
     return with_corners(table[boxes].reset_index(drop=True), corners)
+
+
+def shapes_of(layer: Shapes) -> Sequence[np.ndarray]:
+    """Return the vertices of a layer's shapes: one array (N, 4, 2) where all have four.
+
+    napari makes its list anew each time that ``data`` is read, 2 ms for 10,000 shapes.
+    """
+    shapes = layer.data
+    try:
+        stacked = np.array(shapes, float)
+    except ValueError:  # of different numbers of vertices
+        return shapes
+    return stacked if stacked.shape[1:] == (4, 2) else shapes
 
 
 def with_corners(features: pd.DataFrame, corners_px: Sequence[np.ndarray]) -> pd.DataFrame:

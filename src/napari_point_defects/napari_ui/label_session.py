@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from qtpy.QtCore import QObject, Signal
+from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.labels.merging import same_ids
@@ -21,13 +21,12 @@ from napari_point_defects.labels.tables import (
     empty,
     from_named,
     table_changes,
-    with_written,
 )
 from napari_point_defects.matching import SAME_PLACE_A
 from napari_point_defects.materials import Material, get_material
 from napari_point_defects.napari_ui.box_correction import box_correction
 from napari_point_defects.napari_ui.cell_editor import CellEditor, current_table
-from napari_point_defects.napari_ui.cell_rows import write_cells
+from napari_point_defects.napari_ui.cell_rows import draw, write_cells
 from napari_point_defects.napari_ui.cell_steps import editor_of
 from napari_point_defects.napari_ui.hexagon_editor import HexagonEditor
 from napari_point_defects.napari_ui.hexagon_tables import hexagon_table
@@ -49,14 +48,18 @@ from napari_point_defects.napari_ui.links import (
     link_of,
     own_layer,
 )
+from napari_point_defects.napari_ui.stored_table import StoredTable, rows_with
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Layer, Points, Shapes
 
+    from napari_point_defects.napari_ui.hexagon_edits import BoxChange
     from napari_point_defects.records import StemImage
 
 _TRIES = 3
+_LATE_MS = 60
+"""After a key press: by then the screen has been painted."""
 _NO_HEXAGONS = TableChanges(empty(HEXAGONS), empty(HEXAGONS))
 
 
@@ -103,9 +106,14 @@ class LabelSession(QObject):
         self._foreign_hexagons: set[int] = set()
         self._hexagons_changed = True
         self._busy = False
+        # cells that may differ from the store's; None where that must be found out
+        self._touched: np.ndarray | None = None
+        self._touched_hexagons: set[int] | None = None  # the same, ids of the viewer's
         self._weights = weights_version(self.link.settings)
         self.entry: ImageEntry | None = None
-        self._cells, self._hexagons = empty(CELLS), empty(HEXAGONS)
+        self._cells, self._hexagons = StoredTable(CELLS), StoredTable(HEXAGONS)
+        self._late = QTimer(self, singleShot=True, interval=_LATE_MS)
+        self._late.timeout.connect(self._note_all)
 
     def start(self) -> None:
         """Bring layer and store together: decisions of earlier sessions win over predictions.
@@ -118,15 +126,15 @@ class LabelSession(QObject):
         image = stem_image(image_layer(self._layers, self.link.image_id))
         known = self._store.find(image)
         if known is not None:
-            self._cells = self._store.cells(known.id)
-            self._hexagons = self._store.hexagons(known.id)
+            self._cells.table = self._store.cells(known.id)
+            self._hexagons.table = self._store.hexagons(known.id)
         self._editor = editor_of(self.layer)
-        if len(self._cells):
-            self._show_decisions(self._cells)
+        if len(self._cells.table):
+            self._show_decisions(self._cells.table)
         self._register(image)
         # what a new run does not find was not deleted by anybody
         table = from_named(self._table(), self.material)
-        self._write(table_changes(self._cells, table, deleted_ids=[]))
+        self._write(table_changes(self._cells.table, table, deleted_ids=[]))
         self._editor = None
         self.attach()
 
@@ -169,7 +177,7 @@ class LabelSession(QObject):
         """Listen to the editors of the layers; they come and go with their panels."""
         editor = editor_of(self.layer)
         if editor is not self._editor:
-            self._editor = editor
+            self._editor, self._touched = editor, None
             if editor is not None:
                 editor.changed.connect(self._on_cells)
         layer = own_layer(self._layers, self.link.image_id, HexagonsLink)
@@ -177,6 +185,7 @@ class LabelSession(QObject):
         editor = box_correction(viewer).editor(layer) if layer is not None else None
         if editor is not self._hexagon_editor:
             self._hexagon_editor, self._hexagons_changed = editor, True
+            self._touched_hexagons = None
             if editor is not None:
                 editor.changed.connect(self._on_hexagons)
 
@@ -195,19 +204,27 @@ class LabelSession(QObject):
             if source is not None:
                 self._register(stem_image(source))
         for _ in range(_TRIES):
-            changes = table_changes(
-                self._cells,
-                from_named(self._table(), self.material),
-                deleted_ids=self.link.written_ids,
-            )
             try:
-                return self._write(changes)
+                self._write(self._changes())
+                self._touched = np.empty(0, int)
+                return
             except Conflict as conflict:
+                self._touched = None
                 self._give_way(conflict)
         raise PointDefectsError("others keep changing the same cells: your last edit is not saved")
 
+    def _changes(self) -> TableChanges:
+        """Compare the layer with the store: only the cells that an edit was about, if known."""
+        before, table, touched = self._cells.table, self._table(), self._touched
+        if touched is not None and self._editor is not None:
+            before, table = (rows_with(each, CELLS.id, touched) for each in (before, table))
+        return table_changes(
+            before, from_named(table, self.material), deleted_ids=self.link.written_ids
+        )
+
     def take_over(self) -> None:
         """Show what other windows wrote."""
+        self._touched = None
         self.save()
         self._adopt_cells()
         self._note_foreign_hexagons()
@@ -217,11 +234,19 @@ class LabelSession(QObject):
         self._busy = True  # until Qt deletes it
         self.deleteLater()
 
-    def _on_hexagons(self, *_: object) -> None:
+    def _on_hexagons(self, change: BoxChange) -> None:
         self._hexagons_changed = True
-        self._on_cells()
+        if self._touched_hexagons is not None:
+            for rows in (change.edit.before, change.edit.after):
+                self._touched_hexagons.update(rows["hexagon_id"].tolist())
+        self._save()
 
     def _on_cells(self) -> None:
+        if self._touched is not None and self._editor is not None:
+            self._touched = np.union1d(self._touched, self._editor.touched)
+        self._save()
+
+    def _save(self) -> None:
         try:
             self.save()
         except PointDefectsError as error:
@@ -255,12 +280,14 @@ class LabelSession(QObject):
                 editor.apply(drop_ids, rows, remember=None)
             else:
                 write_cells(self.layer, drop_ids, rows)
+                draw(self.layer)
         finally:
             self._busy = False
 
     def _write(self, cells: TableChanges) -> None:
         hexagons = self._hexagon_changes()
         if not len(cells) and not len(hexagons):
+            self._note_hexagons()
             return
         done = self._store.write(
             self.entry.id,
@@ -270,12 +297,19 @@ class LabelSession(QObject):
             weights=self._weights,
         )
         # each only where needed: this is on the way of every key press
-        if len(cells):
-            self._cells = with_written(self._cells, done.cells, cells.removals)
-        if len(hexagons):
-            self._hexagons = with_written(self._hexagons, done.hexagons, hexagons.removals)
-        self._hexagons_changed = False
+        self._cells.note(done.cells, cells.removals)
+        self._hexagons.note(done.hexagons, hexagons.removals)
+        self._late.start()
+        self._note_hexagons()
         self.saved.emit()
+
+    def _note_hexagons(self) -> None:
+        """Note that the store holds the hexagons as they stand."""
+        self._hexagons_changed, self._touched_hexagons = False, set()
+
+    def _note_all(self) -> None:
+        for stored in (self._cells, self._hexagons):
+            stored.table  # noqa: B018
 
     def _give_way(self, conflict: Conflict) -> None:
         """Let the layer show the others' version of what both changed."""
@@ -283,7 +317,7 @@ class LabelSession(QObject):
             self._note_foreign_hexagons()
             return
         stored = self._store.cells(self.entry.id)
-        ours = conflict.ids[~np.isin(conflict.ids, self._cells["cell_id"])]
+        ours = conflict.ids[~np.isin(conflict.ids, self._cells.table["cell_id"])]
         if len(ours):  # both added a cell of that number
             table = self._table()
             rows = table[table["cell_id"].isin(ours)].copy()
@@ -295,8 +329,8 @@ class LabelSession(QObject):
     def _adopt_cells(self, stored: pd.DataFrame | None = None) -> None:
         if stored is None:
             stored = self._store.cells(self.entry.id)
-        rows, gone = changed_rows(self._cells, stored)
-        self._cells = stored
+        rows, gone = changed_rows(self._cells.table, stored)
+        self._cells.table = stored
         if not len(rows) and not len(gone):
             return
         dead = rows.loc[(rows["state"] == "deleted").to_numpy(), "cell_id"].to_numpy()
@@ -313,15 +347,25 @@ class LabelSession(QObject):
         layer = own_layer(self._layers, self.link.image_id, HexagonsLink)
         if layer is None or not self._hexagons_changed:
             return _NO_HEXAGONS
-        table = hexagon_table(layer)
+        stored, watched = self._hexagons.table, self._hexagon_editor
         new_layer = layer is not self._hexagons_layer
         if new_layer:
             self._hexagons_layer, self._hexagon_ids = layer, {}
-        self._name_hexagons(table, layer)
+        if new_layer or watched is None or watched.layer is not layer:
+            self._touched_hexagons = None
+        touched = self._touched_hexagons
+        if touched is None:
+            table = hexagon_table(layer)
+            self._name_hexagons(table, layer)
+        else:  # only those that the edits were about
+            table = rows_with(watched.seen, "hexagon_id", sorted(touched))
+            self._name_hexagons(table, layer)
+            known_ids = [self._hexagon_ids[i] for i in touched if i in self._hexagon_ids]
+            stored = rows_with(stored, HEXAGONS.id, known_ids)
         table["hexagon_id"] = table["hexagon_id"].map(self._hexagon_ids)
-        table = store_hexagons(table, self._hexagons)
+        table = store_hexagons(table, stored)
         known = None if not new_layer else []
-        changes = table_changes(self._hexagons, table, deleted_ids=known)
+        changes = table_changes(stored, table, deleted_ids=known)
         mine = [~t["hexagon_id"].isin(self._foreign_hexagons) for t in _both(changes)]
         return TableChanges(changes.upserts[mine[0]], changes.removals[mine[1]])
 
@@ -330,25 +374,25 @@ class LabelSession(QObject):
         fresh = table[~table["hexagon_id"].isin(self._hexagon_ids)]
         if not len(fresh):
             return
+        stored = self._hexagons.table
         if not self._hexagon_ids:
             reach = SAME_PLACE_A * link_of(layer, HexagonsLink).detection.lattice.a_px
             rows = store_hexagons(fresh, empty(HEXAGONS))
-            ids = same_ids(living(self._hexagons), rows, HEXAGONS, reach)
-            dead = np.isin(
-                ids, self._hexagons.loc[self._hexagons["state"] == "deleted", "hexagon_id"]
-            )
+            ids = same_ids(living(stored), rows, HEXAGONS, reach)
+            dead = np.isin(ids, stored.loc[stored["state"] == "deleted", "hexagon_id"])
         else:
             ids = fresh["hexagon_id"].to_numpy(copy=True)
-            dead = np.isin(ids, [*self._hexagons["hexagon_id"], *self._hexagon_ids.values()])
-        top = max([*self._hexagons["hexagon_id"], *self._hexagon_ids.values(), *ids, -1]) + 1
+            dead = np.isin(ids, [*stored["hexagon_id"], *self._hexagon_ids.values()])
+        top = max([*stored["hexagon_id"], *self._hexagon_ids.values(), *ids, -1]) + 1
         ids[dead] = top + np.arange(dead.sum())
         self._hexagon_ids.update(zip(fresh["hexagon_id"].tolist(), ids.tolist(), strict=True))
 
     def _note_foreign_hexagons(self) -> None:
         """Leave alone the hexagons that others changed, and say so."""
+        self._touched_hexagons = None
         stored = self._store.hexagons(self.entry.id)
-        rows, gone = changed_rows(self._hexagons, stored)
-        self._hexagons = stored
+        rows, gone = changed_rows(self._hexagons.table, stored)
+        self._hexagons.table = stored
         if not len(rows) and not len(gone):
             return
         self._foreign_hexagons |= {*rows["hexagon_id"].tolist(), *gone.tolist()}

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 LAYER_NAME = "lasso: draw around the cells"
 
+_REMOVE_MS = 150
+
 
 class Lasso(QObject):
     """Waits for one line around some cells of an editor's layer.
@@ -53,7 +55,10 @@ class Lasso(QObject):
         # napari still draws when it says so: let it finish
         self._later = QTimer(self, singleShot=True, interval=0)
         self._later.timeout.connect(self._select)
-        self._ended = False
+        # removing a layer, napari collects all garbage: first let the screen show the selection
+        self._done = QTimer(self, singleShot=True, interval=_REMOVE_MS)
+        self._done.timeout.connect(self._end)
+        self._chosen = self._ended = False
         listen(self, self._on_data, layer.events.data)
         listen(self, self._on_active, viewer.layers.selection.events.active)
 
@@ -62,16 +67,20 @@ class Lasso(QObject):
             self._later.start()
 
     def _on_active(self, event: Any) -> None:
-        if event.value is not self.layer:
+        if event.value is not self.layer and not self._chosen:
             self._end()
 
     def _select(self) -> None:
         inside = np.zeros(len(self._editor.layer.data), bool)
         for polygon in self.layer.data:
             inside |= is_inside(self._editor.layer.data, np.asarray(polygon)[:, -2:])
-        chosen = cell_ids(self._editor.layer)[inside]
-        self._end()
+        chosen, layers = cell_ids(self._editor.layer)[inside], self._viewer.layers
+        self._chosen = True
+        self.layer.visible = False
+        if layers.selection.active is self.layer and self._editor.layer in layers:
+            layers.selection.active = self._editor.layer
         self._editor.select(chosen)
+        self._done.start()
         n = len(self._editor.layer.selected_data)
         self._viewer.status = f"{n:,} cells selected" if n else "No shown cell lies in the line"
 

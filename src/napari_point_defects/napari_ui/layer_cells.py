@@ -24,8 +24,10 @@ def current_table(layer: Points) -> pd.DataFrame:
     link = link_of(layer, CellsLink)
     table = tidy(layer.features, layer.data, link.detection.domain_map, link.next_id)
     labels = get_material(link.settings.material).class_labels
+    kind = pd.CategoricalDtype(labels)
     for column in ("label", "predicted"):  # napari's own edits lose the type
-        table[column] = pd.Categorical(table[column].astype(str), labels)
+        if table[column].dtype != kind:
+            table[column] = pd.Categorical(table[column].astype(str), labels)
     return table
 
 

@@ -34,6 +34,7 @@ class OutsideNote(QWidget):
     def __init__(self, inside: str = "") -> None:
         super().__init__()
         self._inside = inside
+        self._shown: tuple[str, bool] | None = None
         self.label = QLabel()
         self.label.setWordWrap(True)
         self.label.setTextFormat(Qt.TextFormat.RichText)
@@ -53,6 +54,8 @@ class OutsideNote(QWidget):
     def show_lines(self, lines: Sequence[str] | None) -> None:
         """Show what lies outside; None where it is not known."""
         text = outside_text(lines) if lines else self._inside
-        self.label.setText(text)
-        self.label.setStyleSheet(WARNING_STYLE if lines else "")
+        if (text, bool(lines)) != self._shown:  # a style sheet takes a while
+            self._shown = text, bool(lines)
+            self.label.setText(text)
+            self.label.setStyleSheet(WARNING_STYLE if lines else "")
         self.setVisible(lines is not None and bool(text))

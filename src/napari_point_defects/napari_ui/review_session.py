@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from qtpy.QtCore import QObject, Signal
 
 from napari_point_defects.napari_ui.cell_editor import CellEditor
@@ -57,6 +58,7 @@ class ReviewSession(QObject):
         self.advance = True
         self._viewer = viewer
         self._place: Place | None = None
+        self._queue: tuple[ReviewQueue, pd.DataFrame, np.ndarray] | None = None
         layer = editor.layer
         labels = editor.material.class_labels
         actions = {
@@ -95,7 +97,14 @@ class ReviewSession(QObject):
     def queue(self) -> ReviewQueue:
         """Return the cells that wait."""
         editor = self.editor
-        return review_queue(editor.snapshot, editor.layer.shown, editor.material)
+        table, shown = editor.snapshot, np.array(editor.layer.shown)
+        if self._queue is not None:
+            queue, its_table, its_shown = self._queue
+            if its_table is table and np.array_equal(its_shown, shown):
+                return queue
+        queue = review_queue(table, shown, editor.material)
+        self._queue = queue, table, shown
+        return queue
 
     def next(self) -> None:
         """Go to the next cell of the queue."""
@@ -129,11 +138,12 @@ class ReviewSession(QObject):
         if not len(ids):
             self._say(NOTHING_SELECTED)
             return
-        self.editor.decide(ids, label)
-        what = "confirmed" if label is None else f"set to {label}"
-        self._say(f"{len(ids):,} cell{'s' * (len(ids) > 1)} {what}")
-        if reviewed and (self.advance or label is None):
-            self._step(1)
+        with self.editor.drawn_once():
+            self.editor.decide(ids, label)
+            what = "confirmed" if label is None else f"set to {label}"
+            self._say(f"{len(ids):,} cell{'s' * (len(ids) > 1)} {what}")
+            if reviewed and (self.advance or label is None):
+                self._step(1)
 
     def _step(self, direction: int) -> None:
         found = self.queue().step(self._place, direction)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 from qtpy.QtCore import QSize, QTimer
-from qtpy.QtWidgets import QSizePolicy, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QVBoxLayout, QWidget
+
+from napari_point_defects.napari_ui.plot_view import PlotView
 
 _REDRAW_MS = 500
 _LOSS, _LOSS_HELD_OUT, _SCORE, _ACCURACY = "#7aa6ff", "#ffb347", "#5fd38d", "#c9a0ff"
@@ -50,9 +51,7 @@ class Curves(QWidget):
         # a fixed layout and one legend each: both are slow to work out anew
         self.figure = Figure(figsize=(4, 2.4))
         self.figure.subplots_adjust(left=0.15, right=0.98, top=0.91, bottom=0.16, hspace=0.45)
-        self.canvas = FigureCanvasQTAgg(self.figure)
-        self.canvas.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-        self.canvas.setFixedHeight(230)
+        self.canvas = PlotView(self.figure, 230)
         self.loss, self.score = self.figure.subplots(2, 1, sharex=True)
         (self._step_line,) = self.loss.plot([], [], color=_LOSS, lw=0.8, label="training")
         (self._held_out_line,) = self.loss.plot(
@@ -89,10 +88,18 @@ class Curves(QWidget):
     def settle(self) -> None:
         """Draw the last of it and stop looking."""
         self._timer.stop()
-        self.refresh()
+        with self.canvas.lock:
+            self._refresh()
 
     def refresh(self) -> None:
-        """Draw again if there is something new."""
+        """Draw again if there is something new, and the last drawing is done."""
+        if self.canvas.lock.acquire(blocking=False):
+            try:
+                self._refresh()
+            finally:
+                self.canvas.lock.release()
+
+    def _refresh(self) -> None:
         live = self._live
         sizes = (len(live.steps), len(live.epochs))
         if sizes == self._drawn:
@@ -111,10 +118,15 @@ class Curves(QWidget):
         for axes in (self.loss, self.score):
             axes.relim()
             axes.autoscale_view()
-        self.canvas.draw_idle()
+        self.canvas.redraw()
 
     def set_colours(self, text: str, background: str) -> None:
         """Draw as the window's theme does."""
+        with self.canvas.lock:
+            self._set_colours(text, background)
+        self.canvas.redraw()
+
+    def _set_colours(self, text: str, background: str) -> None:
         self.figure.set_facecolor(background)
         for axes in (self.loss, self.score):
             axes.set_facecolor(background)
@@ -134,7 +146,6 @@ class Curves(QWidget):
                 handlelength=1.2,
                 borderaxespad=0,
             )
-        self.canvas.draw_idle()
 
     def sizeHint(self) -> QSize:
         """Ask for no more width than a dock has."""

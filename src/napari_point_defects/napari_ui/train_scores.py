@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
 from matplotlib.figure import Figure
-from qtpy.QtWidgets import QComboBox, QLabel, QSizePolicy, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QComboBox, QLabel, QVBoxLayout, QWidget
 
 from napari_point_defects.materials import CLASS_COLOURS
+from napari_point_defects.napari_ui.plot_view import PlotView
 
 if TYPE_CHECKING:
     from napari_point_defects.evaluation import BoxScores, ClassScores
@@ -39,9 +39,7 @@ class ScoresView(QWidget):
         )
         self.table = QLabel()
         self.figure = Figure(figsize=(4, 2.1))
-        self.canvas = FigureCanvasQTAgg(self.figure)
-        self.canvas.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-        self.canvas.setFixedHeight(190)
+        self.canvas = PlotView(self.figure, 190)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         for widget in (self.headline, self.source, self.table, self.canvas):
@@ -81,7 +79,9 @@ class ScoresView(QWidget):
         if retrained.kind == "classifier":
             self.headline.setText(classifier_headline(before, after, retrained.compared_with))
             self.table.setText(class_table(before, after))
-            self._draw_matrices(before, after)
+            with self.canvas.lock:
+                self._draw_matrices(before, after)
+            self.canvas.redraw()
         else:
             self.headline.setText(detector_headline(before, after, retrained.compared_with))
             self.table.setText(box_table(before, after))
@@ -96,7 +96,6 @@ class ScoresView(QWidget):
             self.figure.subplots(1, 2), (before, after), ("before", "after"), strict=True
         ):
             _draw_matrix(axes, scores, title, text, background)
-        self.canvas.draw_idle()
 
 
 def _draw_matrix(axes, scores: ClassScores, title: str, text: str, background: str) -> None:

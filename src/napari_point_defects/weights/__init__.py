@@ -1,7 +1,8 @@
 """Shipped weights and their model cards; loading checks the hash and never unpickles.
 
 Weights are a safetensors file; beside it, under the same name, a JSON model card says what it
-is, what it was trained on, how well it does, and the sha256 of the weights.
+is, what it was trained on, how well it does, and the sha256 of the weights. The names of the
+files are known without PyTorch, which takes seconds to import.
 """
 
 from __future__ import annotations
@@ -10,15 +11,14 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from typing import TYPE_CHECKING, Any
 
 from napari_point_defects import __version__
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.materials import DefectClass
+
+if TYPE_CHECKING:
+    import torch
 
 SHIPPED = {
     "detector": Path(__file__).parent / "detector-compact.safetensors",
@@ -69,6 +69,8 @@ def save_weights(
     training_range : dict, optional
         What the training set showed, in the terms in which an image is measured.
     """
+    from safetensors.torch import save
+
     half = {
         name: (t.half() if t.is_floating_point() else t).contiguous() for name, t in tensors.items()
     }
@@ -133,6 +135,9 @@ def load_weights(kind: str, path: Path | None = None) -> Weights:
         )
     if card_kind != kind:
         raise PointDefectsError(f"{path} holds a {card_kind}, not a {kind}")
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
     try:
         tensors = load(content)
     except SafetensorError as error:
