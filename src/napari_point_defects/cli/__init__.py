@@ -1,4 +1,4 @@
-"""The command line: analyze, study, measure, demo, simulate, train, evaluate, labels and more."""
+"""The command line: analyze, movie, study, measure, simulate, train, evaluate, labels and more."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from napari_point_defects.cli.labels import labels_app
 from napari_point_defects.cli.matching import adapt
 from napari_point_defects.cli.materials import materials_app
 from napari_point_defects.cli.measurement import measure
+from napari_point_defects.cli.movies import movie
 from napari_point_defects.cli.simulation import simulate, simulate_image
 from napari_point_defects.cli.study import study
 from napari_point_defects.cli.training import train_app
@@ -28,6 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(analyze)
+app.command()(movie)
 app.command()(measure)
 app.command()(study)
 app.command()(demo)
