@@ -382,8 +382,8 @@ def _load_tiff_frame(path: Path, series: int, shape: tuple[int, ...], index: int
             return _load_frame(mapped.reshape(shape), keep, index)
         if len(stack.pages) != shape[keep[0]]:
             raise PointDefectsError(
-                f"{path.name} keeps its frames compressed in one piece: save them as pages, or "
-                "without compression"
+                f"{path.name} is cut short, or its frames are compressed in one piece: save each "
+                "as a page, or without compression"
             )
         return stack.pages[index].asarray().squeeze()
 

@@ -95,7 +95,7 @@ class Stack:
             raise PointDefectsError(
                 f"{self.name} has no frame {index}: the last is {len(self) - 1}"
             )
-        title = f"frame {index} of {self.name}"
+        title = f"frame {index}"
         data = self.load(index)
         if data.shape != self.shape[1:]:
             raise PointDefectsError(f"{title} is damaged: it has not the size that the file claims")

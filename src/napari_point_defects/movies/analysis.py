@@ -303,7 +303,7 @@ def _read(
         image = stack.frame(index)
         found = reader.read(image, index, before, on_progress=on_progress, should_stop=should_stop)
     except PointDefectsError as error:
-        return Refusal(index, " ".join(str(error).split()))
+        return Refusal(index, " ".join(str(error).split()).removesuffix(": give another image"))
     usual = [frame.lattice.quality for frame in frames[-_USUAL_FRAMES:]]
     if len(usual) >= 3 and found.lattice.quality < _FADED * median(usual):
         return Refusal(

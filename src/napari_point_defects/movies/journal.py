@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import zipfile
+import zlib
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +70,7 @@ class FrameJournal:
         try:
             with np.load(self._path(index), allow_pickle=False) as kept:
                 return _from_arrays(dict(kept))
-        except (OSError, ValueError, KeyError):
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error):
             return None
 
     def save(self, found: Frame | Refusal) -> None:

@@ -119,6 +119,7 @@ def frames_table(movie: Movie) -> pd.DataFrame:
     for index in indices:
         frame, link = frames.get(index), links.get(index)
         row: dict[str, Any] = {"frame": index, "time_s": time[index], "dose_e_nm2": dose[index]}
+        row |= {kind: int(kinds.get((index, kind), 0)) for kind in (BORN, HEALED, CHANGED)}
         if frame is None:
             rows.append(row | {"status": "skipped", "reason": reasons.get(index, "")})
             continue
@@ -148,7 +149,6 @@ def frames_table(movie: Movie) -> pd.DataFrame:
             row |= {
                 f"history_{name}": int(n) for name, n in zip(labels, by_history[index], strict=True)
             }
-        row |= {kind: int(kinds.get((index, kind), 0)) for kind in (BORN, HEALED, CHANGED)}
         rows.append(row)
     return pd.DataFrame(rows)
 
