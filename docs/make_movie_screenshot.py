@@ -15,7 +15,7 @@ from napari_point_defects.simulation.movies import MoviePlan, SimulatedMovie
 from napari_point_defects.simulation.noise import NoiseSettings
 from napari_point_defects.simulation.scenes import SceneSettings
 
-SIZE = 1320, 1300
+SIZE = 1320, 960
 SCENE = SceneSettings(
     height_px=352,
     width_px=352,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -27,6 +28,7 @@ from napari_point_defects.stacks import Stack
 
 _FADED = 0.35  # of the lattice's usual share of the image: a frame that lost its focus
 _USUAL_FRAMES = 15
+_NUMBER = re.compile(r"[-−+]?\d[\d.,]*")
 _HISTORIES = 0.95  # share of the time after which the frames are done
 
 Progress = Callable[[float, str], None]
@@ -110,11 +112,12 @@ class Movie:
 
     def warnings(self) -> list[str]:
         """Return what the user should know, each line once, with the frames it is true of."""
-        lines: dict[str, list[int]] = {}
+        lines: dict[str, tuple[str, list[int]]] = {}
         for frame in self.frames:
             for text in frame.warnings:
-                lines.setdefault(text, []).append(frame.index)
-        found = [f"{text} (frame{_listed(indices)})" for text, indices in lines.items()]
+                # the same but for its numbers: that of the first frame stands for all
+                lines.setdefault(_NUMBER.sub("#", text), (text, []))[1].append(frame.index)
+        found = [f"{text} (frame{_listed(indices)})" for text, indices in lines.values()]
         others = [frame.index for frame in self.frames if frame.other_cells]
         if others:
             found.append(

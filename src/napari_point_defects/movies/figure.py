@@ -75,8 +75,8 @@ def draw_births(ax: Axes, movie: Movie, *, ink: str = "black") -> None:
         events = [e.frame for e in movie.events if e.kind == kind and e.migration < 0]
         count = np.cumsum(np.bincount(np.array(events, int), minlength=len(frames)))
         ax.step(at, count, where="post", color=colour, label=label)
-    ax.set_title("vacancies made and healed", fontsize=9, color=ink)
-    ax.set_ylabel("cells so far, migration left out", fontsize=8, color=ink)
+    ax.set_title("vacancies made and healed, without migration", fontsize=9, color=ink)
+    ax.set_ylabel("cells so far", fontsize=8, color=ink)
     ax.set_xlabel(title, fontsize=8, color=ink)
     ax.set_ylim(bottom=0)
     ax.legend(fontsize=7, frameon=False, labelcolor=ink, loc="upper left")
@@ -168,6 +168,8 @@ def _draw_map(figure: Figure, ax: Axes, movie: Movie) -> None:
 
 def _plain(ax: Axes, ink: str) -> None:
     ax.tick_params(labelsize=7, colors=ink)
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.get_offset_text().set(size=7, color=ink)
     for spine in ax.spines.values():
         spine.set_color(ink)
         spine.set_alpha(0.4)

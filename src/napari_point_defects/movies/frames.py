@@ -11,12 +11,14 @@ from scipy import ndimage
 from napari_point_defects import networks, pipeline
 from napari_point_defects.analysed_area import Domain
 from napari_point_defects.analysis_settings import AnalysisSettings
+from napari_point_defects.appraisal import measure
 from napari_point_defects.detections import Detection
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.lattice import find_lattice, turn_between
 from napari_point_defects.materials import LATTICE_VECTORS, get_material
 from napari_point_defects.movies.nodes import counted_nodes
 from napari_point_defects.records import Lattice, StemImage, UnitCells
+from napari_point_defects.training_check import training_warnings
 
 _OTHER_ANGLE_DEG = 20.0  # a lattice whose X and M are exchanged lies 60° off
 _LEAST_SHARE = 1e-4
@@ -133,6 +135,10 @@ class FrameReader:
         own = detection.domain_map.of_cells(cells) == domain.number
         shares = shares_of(cells, settings)
         others = int((~own).sum())
+        warnings = detection.warnings
+        if before is None:  # the first tells how all were recorded
+            measured = measure(image, detection, cells, settings)
+            warnings += training_warnings(measured, detection, image.data.shape, settings)
         return frame_of(
             image.data,
             index,
@@ -142,7 +148,7 @@ class FrameReader:
             detection.pixel_size_nm,
             pixel_size_source=detection.pixel_size_source,
             other_cells=others,
-            warnings=detection.warnings,
+            warnings=warnings,
         )
 
     def _detected(

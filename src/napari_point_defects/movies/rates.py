@@ -119,15 +119,14 @@ def _rate(
     frames = np.arange(looks.likelihood.shape[1])
     within = (frames >= looks.begin[:, None]) & (frames < looks.end[:, None])
     exposed = float((np.isin(histories.classes, at_risk) & within).sum())
-    chance = np.where(which, matrix, 0).sum(axis=1)
-    per_step = float(np.mean(chance[list(at_risk)])) if len(at_risk) > 1 else chance[at_risk[0]]
+    chance = np.where(which, matrix, 0).sum(axis=1)[list(at_risk)]
     counts = [((histories.classes == c) & within).sum() for c in at_risk]
-    expected_one = float(np.dot(counts, chance[list(at_risk)]))  # events where the factor is 1
-    if exposed == 0 or expected_one <= 0 or per_step <= 0:
+    expected_one = float(np.dot(counts, chance))  # events where the factor is 1
+    if expected_one <= 0:
         return Rate(0.0, 0.0, float("inf"), exposed)
     seen = float(np.where(which, histories.expected, 0).sum())
     most = seen + 6 * np.sqrt(seen + 1) + 6
-    limit = 0.5 / max(chance[list(at_risk)].max(), 1e-12)
+    limit = 0.5 / chance.max()
     root = np.linspace(0, np.sqrt(min(most / expected_one, limit)), _POINTS)
     root[0] = root[1] / 30  # the likelihood of no event at all may be nought
     values = log_likelihoods(looks, chain, which, root**2)
