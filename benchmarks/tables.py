@@ -225,6 +225,60 @@ def _duration(hours: float) -> str:
     return f"{hours / 24:.0f} days" if hours < 24 * 700 else f"{hours / 24 / 365:.0f} years"
 
 
+def movie_tables(report: dict) -> dict[str, str]:
+    """Links, births and times of simulated movies, and how honest their intervals are."""
+    rows, times = [], []
+    for name, row in report["movies"].items():
+        low, high = row["rate_interval95"]
+        rows.append(
+            [
+                name,
+                f"{row['frames_linked']} of {row['frames']}",
+                str(row["frames_linked_wrongly"]),
+                f"{row['history_errors']} of {row['cell_frames']:,}",
+                f"{row['births_found']} of {row['births_true']}",
+                f"{row['birth_frame_exact']:.0f}",
+                number(row["false_births_per_1000_cell_frames"], ".2f"),
+                f"{row['rate']:.4f} ({low:.4f}–{high:.4f})",
+                f"{row['seconds_per_frame']:.1f}",
+                f"{row['lattice_seconds_cold']:.2f} / {row['lattice_seconds_warm']:.2f}",
+            ]
+        )
+        times.append(row["warm_against_cold_px"])
+    heads = ["", "frames linked", "linked wrongly", "cells of wrong class", "births found"]
+    heads += ["in the right frame", "false births per 1000 cell-frames", "rate (95 %)"]
+    heads += ["s per frame", "lattice, cold / warm [s]"]
+    apart = f"\n\nLattices from a cold and from a warm start differ by at most {max(times):.4f} px."
+    keys = ("pairs", "right", "sure", "sure_right")
+    pairs = table(
+        ["", "pairs", "best offset right", "sure (≥ 95 %)", "sure and right"],
+        [
+            [name, *(f"{row['pairs'][key]:,}" for key in keys)]
+            for name, row in report["movies"].items()
+            if "pairs" in row
+        ],
+    )
+    coverage = [
+        [
+            str(row["births_per_cell_and_frame"]),
+            str(row["separation"]),
+            percent(row["misjudged"], 1),
+            str(row["movies"]),
+            percent(row["covered"], 1),
+            f"{row['births_called']} of {row['births_true']}",
+            str(row["births_false"]),
+        ]
+        for row in report["coverage"]
+    ]
+    titles = ["births per cell and frame", "separation", "misjudged", "movies", "interval holds it"]
+    titles += ["births reported, of true ones", "false"]
+    return {
+        "movies": table(heads, rows) + apart,
+        "movie pairs": pairs,
+        "movie coverage": table(titles, coverage),
+    }
+
+
 TABLES: tuple[tuple[str, str, Callable[..., dict[str, str]]], ...] = (
     ("accuracy.md", "accuracy", accuracy_tables),
     ("accuracy.md", "calibration", calibration_tables),
@@ -234,6 +288,7 @@ TABLES: tuple[tuple[str, str, Callable[..., dict[str, str]]], ...] = (
     ("own_material.md", "own_material", own_material_tables),
     ("simulating.md", "adapting", adapting_tables),
     ("batches.md", "batches", batch_tables),
+    ("movies.md", "movies", movie_tables),
     ("paper.md", "paper", paper_tables),
 )
 """Page of the documentation, report in ``results``, and what makes the page's tables of it."""

@@ -68,6 +68,7 @@ def test_manifest_names(manifest):
         "Simulate training set",
         "Adapt to image",
         "Study defects",
+        "Analyse movie",
         "Train",
     }
     commands = {command.id for command in manifest.contributions.commands}

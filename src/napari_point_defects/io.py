@@ -191,7 +191,8 @@ def _refusal(signal: SignalInfo, file_name: str) -> str:
     if signal.kind == "stack":
         return (
             f"{file_name} holds a stack ({size}), not one image: save one frame, or the average "
-            "of the aligned frames, as an image (--signal cannot pick a frame)"
+            "of the aligned frames, as an image (--signal cannot pick a frame), or follow all of "
+            "it with point-defects movie"
         )
     if signal.kind == "spectrum":
         return f"{file_name} holds a spectrum or a line ({size}), not an image: give an image"

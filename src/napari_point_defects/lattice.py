@@ -11,7 +11,7 @@ enclose 60° where nothing is distorted, in cycles per pixel.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from napari_point_defects.lattice_search import (
     has_foreign_peaks,
     has_half_order_peaks,
     search_lattices,
+    snap,
     whitened_spectrum,
     within_bounds,
 )
@@ -46,6 +47,7 @@ MIN_SIDE_PX = 64
 _LEAST_EVIDENCE = 12.0
 _CLEAR_EVIDENCE = 40.0
 _FEW_CELLS = 16  # along the shorter side
+_SAME_ANGLE_DEG, _SAME_SIZE = 3.5, 0.04  # of one lattice in two frames
 
 _NO_LATTICE = (
     "no hexagonal lattice found: use an atomic-resolution HAADF image of a 2H monolayer, "
@@ -78,7 +80,12 @@ class DoubtfulLattice(PointDefectsError):
 
 
 def find_lattice(
-    data: np.ndarray, material: Material, *, rank: int = 0, doubtful: bool = False
+    data: np.ndarray,
+    material: Material,
+    *,
+    rank: int = 0,
+    doubtful: bool = False,
+    start: Lattice | None = None,
 ) -> Lattice:
     """Find the lattice of a 2H-MX₂ monolayer in a HAADF image.
 
@@ -95,12 +102,15 @@ def find_lattice(
     doubtful : bool
         Accept what would raise :class:`DoubtfulLattice`: the clearest of several lattices.
         :mod:`~napari_point_defects.domains` looks where it holds.
+    start : Lattice, optional
+        Of a frame before: the search starts there, and is made in full only where that leads to
+        no clear lattice.
 
     Returns
     -------
     Lattice
         Its origin is a hollow near the centre of the material; of the equivalent orientations
-        it has the ``angle_deg`` nearest 0.
+        it has the ``angle_deg`` nearest 0, or the one nearest to ``start``.
 
     Raises
     ------
@@ -112,11 +122,53 @@ def find_lattice(
     if not 0 <= rank <= 5:
         raise PointDefectsError(f"sublattice rank must be 0 to 5, not {rank}")
     data = _checked(data)
-    if data.size <= LARGEST_WHOLE_PX:
+    best = None if start is None else _from_start(data, material, start)
+    if best is None and data.size <= LARGEST_WHOLE_PX:
         best, _ = _search(Scaling.of(data)[1], material, doubtful)
-    else:
+    elif best is None:
         best = _search_windows(data, material, doubtful)
-    return _to_lattice(best.harmonics, best.sites[rank])
+    found = _to_lattice(best.harmonics, best.sites[rank])
+    return found if start is None else turned_like(found, start)
+
+
+def turned_like(lattice: Lattice, other: Lattice) -> Lattice:
+    """Return the same lattice in that of its three orientations that is nearest to another's.
+
+    They differ by 120°, and name the same columns but other bonds as unit cells.
+    """
+    turned = [replace(lattice, matrix_px=lattice.matrix_px @ turn) for turn in _THIRD_TURNS]
+    return min(turned, key=lambda each: np.linalg.norm(each.matrix_px - other.matrix_px))
+
+
+def turn_between(lattice: Lattice, other: Lattice) -> tuple[float, float]:
+    """Return by which angle [°] and which share of its size a lattice differs from another."""
+    change = np.linalg.inv(other.matrix_px) @ lattice.matrix_px
+    angle = np.degrees(np.arctan2(change[0, 1] - change[1, 0], change[0, 0] + change[1, 1]))
+    return float(angle), float(np.sqrt(abs(np.linalg.det(change))) - 1)
+
+
+def _from_start(data: np.ndarray, material: Material, start: Lattice) -> _Found | None:
+    """Follow a lattice that is known into another frame; None where it does not clearly show."""
+    large = data.size > LARGEST_WHOLE_PX
+    window = next(windows(data), None) if large else data
+    if window is None:
+        return None
+    scaling, image = Scaling.of(window)
+    spectrum = whitened_spectrum(image)
+    basis = np.linalg.inv(start.matrix_px @ CANONICAL_CELL)
+    for _ in range(2):
+        basis = snap(basis, spectrum)
+    if not within_bounds(basis):
+        return None
+    whole = ScaledView(data, scaling) if large else image
+    harmonics = refine_lattice(whole, basis, spectrum)
+    reason, sites = _reason_to_refuse(harmonics, spectrum, material)
+    if reason or harmonics.evidence <= _CLEAR_EVIDENCE:
+        return None
+    found = Lattice(start.origin_px, np.linalg.inv(CANONICAL_CELL @ harmonics.basis))
+    angle, size = turn_between(found, start)
+    alike = abs(angle) < _SAME_ANGLE_DEG and abs(size) < _SAME_SIZE
+    return _Found(harmonics, sites) if alike else None
 
 
 def _search_windows(data: np.ndarray, material: Material, doubtful: bool) -> _Found:
@@ -248,3 +300,6 @@ def _rotation(angle: float) -> np.ndarray:
     """Rotation of (y, x) vectors from x towards y, radians."""
     c, s = np.cos(angle), np.sin(angle)
     return np.array([[c, s], [-s, c]])
+
+
+_THIRD_TURNS = [_rotation(turn * 2 * np.pi / 3) for turn in range(3)]

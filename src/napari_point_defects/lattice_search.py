@@ -168,7 +168,7 @@ def search_lattices(
     quick = np.argsort(_quick_score(candidates, spectrum, strength))[::-1][:400]
     candidates = candidates[quick]
     best = candidates[np.argsort(_score(candidates, spectrum, strength, x2_m_ratio))[::-1][:24]]
-    best = np.array([_snap(_snap(basis, spectrum), spectrum) for basis in best])
+    best = np.array([snap(snap(basis, spectrum), spectrum) for basis in best])
     best = best[within_bounds(best)]
     scores = _score(best, spectrum, strength, x2_m_ratio)
     distinct: list[tuple[np.ndarray, float]] = []
@@ -296,7 +296,7 @@ def _score(
     return best - np.log(cells)  # finer lattices had more chances to fit noise
 
 
-def _snap(basis: np.ndarray, spectrum: Spectrum) -> np.ndarray:
+def snap(basis: np.ndarray, spectrum: Spectrum) -> np.ndarray:
     """Move a basis to the spectrum's maxima next to its first spots (least squares)."""
     indices = INDICES[SHELL <= 4]
     rows, cols, inside = spectrum.nearest_bin(indices @ basis)

@@ -26,10 +26,10 @@ from napari_point_defects.domains.casting import (
 from napari_point_defects.domains.report import area_notes
 from napari_point_defects.domains.segmentation import find_domains
 from napari_point_defects.errors import PointDefectsError
-from napari_point_defects.lattice import find_lattice
+from napari_point_defects.lattice import find_lattice, turned_like
 from napari_point_defects.materials import Material, get_material
 from napari_point_defects.netcasting import Recast
-from napari_point_defects.records import Calibration, Hexagons, StemImage, UnitCells
+from napari_point_defects.records import Calibration, Hexagons, Lattice, StemImage, UnitCells
 from napari_point_defects.region import lattice_inside, region_window
 from napari_point_defects.region_limits import (
     cells_within,
@@ -59,6 +59,7 @@ def detect(
     image: StemImage,
     settings: AnalysisSettings,
     *,
+    start: Lattice | None = None,
     on_progress: Progress = _nothing,
     should_stop: Callable[[], bool] = _never,
 ) -> Detection:
@@ -68,6 +69,9 @@ def detect(
     ----------
     image : StemImage
     settings : AnalysisSettings
+    start : Lattice, optional
+        Of the frame before, where the image is one of a movie: the search starts there, and the
+        unit cells are bonds of the same direction.
     on_progress, should_stop : callable
 
     Returns
@@ -85,7 +89,7 @@ def detect(
     on_progress(0.0, LOADING)
     detector = networks.detector_of(settings)
     on_progress(0.0, "finding the lattice")
-    domains, area, region_warning = _domains_inside(image.data, settings, material)
+    domains, area, region_warning = _domains_inside(image.data, settings, material, start)
     lattice = domains[0].lattice
     calibration = image.calibration
     if settings.pixel_size_nm is not None:
@@ -288,14 +292,17 @@ def analyze(
 
 
 def _domains_inside(
-    data: np.ndarray, settings: AnalysisSettings, material: Material
+    data: np.ndarray,
+    settings: AnalysisSettings,
+    material: Material,
+    start: Lattice | None = None,
 ) -> tuple[tuple[Domain, ...], AnalysedArea, str | None]:
     """Find the domains of an image, or those in the user's region; and what to warn of."""
     rank, region = settings.sublattice_rank, settings.region
     if region is not None:
         region_window(region, data.shape)
     try:
-        domains, area = find_domains(data, material, rank=rank)
+        domains, area = find_domains(data, material, rank=rank, start=start)
     except PointDefectsError:
         if region is None:
             raise
@@ -303,6 +310,8 @@ def _domains_inside(
         lattice, warning = lattice_inside(
             data, region, lambda part: find_lattice(part, material, rank=rank)
         )
+        if start is not None:
+            lattice = turned_like(lattice, start)
         return (Domain(1, lattice),), AnalysedArea.whole(data.shape), warning
     if region is None:
         return domains, area, None

@@ -42,6 +42,9 @@ NM_PER_UNIT = {
 """Length of the units that files write, as :func:`plain_unit` spells them."""
 
 
+_SMALL_STACKS = 2**26
+"""Stacks of more bytes are not loaded for what a maker's tags say of their pixel size."""
+
 _NM_PER_INCH = 2.54e7
 _LARGEST_PRINTED_NM = 1e3
 """A coarser resolution in pixels per inch or cm is a printer's, not a microscope's."""
@@ -87,6 +90,9 @@ class SignalInfo:
         Whether the last axis holds colour channels.
     load : callable
         Returns the array of that shape.
+    load_frame : callable or None
+        Takes an index of the first axis and returns that part, without reading the others; None
+        where the format allows no such thing.
     """
 
     name: str
@@ -95,6 +101,7 @@ class SignalInfo:
     axes: tuple[Axis, ...] = ()
     is_colour: bool = False
     load: Callable[[], np.ndarray] = field(repr=False, compare=False, default=lambda: np.empty(0))
+    load_frame: Callable[[int], np.ndarray] | None = field(repr=False, compare=False, default=None)
 
     @property
     def kind(self) -> str:
@@ -144,6 +151,7 @@ def _from_entry(entry: dict) -> SignalInfo:
         axes=tuple(_axis(axes[i]) for i in keep) if len(axes) == data.ndim else (),
         is_colour=is_colour,
         load=partial(_load_entry, data),
+        load_frame=partial(_load_frame, data, tuple(keep)),
     )
 
 
@@ -163,6 +171,16 @@ def _load_entry(data) -> np.ndarray:
     if array.dtype.names:
         array = np.stack([array[name] for name in array.dtype.names], axis=-1)
     return array.squeeze()
+
+
+def _load_frame(data, keep: tuple[int, ...], index: int) -> np.ndarray:
+    """Load one place of the first axis of those kept; the others have length 1."""
+    where = tuple(
+        index if axis == keep[0] else slice(None) if axis in keep else 0
+        for axis in range(data.ndim)
+    )
+    part = data[where]
+    return np.array(part.compute(scheduler="synchronous") if hasattr(part, "compute") else part)
 
 
 def _read_tia(path: Path) -> list[SignalInfo]:
@@ -224,6 +242,7 @@ def _berkeley_signal(path: Path, data: h5py.Dataset) -> SignalInfo:
         dtype=data.dtype,
         axes=tuple(axes),
         load=partial(_load_hdf5, path, data.name),
+        load_frame=partial(_load_hdf5_frame, path, data.name, tuple(keep)),
     )
 
 
@@ -236,6 +255,12 @@ def _load_hdf5(path: Path, name: str) -> np.ndarray:
     """Load one dataset without its axes of length 1."""
     with h5py.File(path, "r") as file:
         return file[name][()].squeeze()
+
+
+def _load_hdf5_frame(path: Path, name: str, keep: tuple[int, ...], index: int) -> np.ndarray:
+    """Load one frame of one dataset."""
+    with h5py.File(path, "r") as file:
+        return _load_frame(file[name], keep, index)
 
 
 def _read_tiff(path: Path) -> list[SignalInfo]:
@@ -251,8 +276,10 @@ def _read_tiff(path: Path) -> list[SignalInfo]:
             _ome_axes(tiff, i) or _resolution_axes(s.pages[0], imagej_unit)
             for i, s in enumerate(tiff.series)
         ]
+        frame_time = [_frame_time(tiff, i) for i in range(len(series))]
     axes: list[tuple[Axis, ...]] = [()] * len(series)
-    if sum(nbytes for *_, nbytes in series) <= MAX_BYTES // 4:
+    images = sum(nbytes for shape, *_, nbytes in series if sum(n > 1 for n in shape) < 3)
+    if images <= MAX_BYTES // 4 and sum(nbytes for *_, nbytes in series) - images <= _SMALL_STACKS:
         # Tags that rosettasciio cannot read leave the image uncalibrated, not unread. Not lazy:
         # that would leave the file open.
         with suppress(Exception):
@@ -263,11 +290,17 @@ def _read_tiff(path: Path) -> list[SignalInfo]:
             shape=tuple(n for n in shape if n != 1),
             dtype=dtype,
             # rosettasciio knows ImageJ's scale in any unit, but only one unit
-            axes=_stated(
-                tuple(replace(axis, units=axis.units or imagej_unit) for axis in axes[i]), stated[i]
+            axes=_timed(
+                _stated(
+                    tuple(replace(axis, units=axis.units or imagej_unit) for axis in axes[i]),
+                    stated[i],
+                ),
+                sum(n > 1 for n in shape),
+                frame_time[i],
             ),
             is_colour=colour[i] and code.endswith("S"),
             load=partial(_load_tiff, path, i),
+            load_frame=partial(_load_tiff_frame, path, i, shape),
         )
         for i, (shape, dtype, code, _) in enumerate(series)
     ]
@@ -278,6 +311,23 @@ def _stated(axes: tuple[Axis, ...], stated: tuple[Axis, ...] | None) -> tuple[Ax
     if stated is None or any(plain_unit(axis.units) in NM_PER_UNIT for axis in axes[-2:]):
         return axes
     return (*axes[:-2], *stated)
+
+
+def _timed(axes: tuple[Axis, ...], ndim: int, frame_time: Axis | None) -> tuple[Axis, ...]:
+    """Give the first of three axes the time between frames."""
+    if frame_time is None or ndim != 3:
+        return axes
+    return (frame_time, *(axes[-2:] or (Axis(), Axis())))
+
+
+def _frame_time(tiff: tifffile.TiffFile, index: int) -> Axis | None:
+    """Return the axis of time of a stack, where ImageJ or OME wrote one."""
+    with suppress(ElementTree.ParseError, IndexError, KeyError, TypeError, ValueError):
+        if tiff.is_ome:
+            pixels = ElementTree.fromstring(tiff.ome_metadata).findall(".//{*}Pixels")[index].attrib
+            return Axis("t", float(pixels["TimeIncrement"]), pixels.get("TimeIncrementUnit", "s"))
+        return Axis("t", float(tiff.imagej_metadata["finterval"]), "s")
+    return None
 
 
 def _ome_axes(tiff: tifffile.TiffFile, index: int) -> tuple[Axis, ...] | None:
@@ -305,7 +355,8 @@ def _resolution_axes(page: tifffile.TiffPage, imagej_unit: str) -> tuple[Axis, .
     with suppress(KeyError, TypeError, ValueError, ZeroDivisionError):
         code = int(page.tags.valueof("ResolutionUnit", 1))
         unit = plain_unit(imagej_unit) or {2: "inch", 3: "cm"}[code]
-        nm = {"inch": _NM_PER_INCH, "inche": _NM_PER_INCH, "in": _NM_PER_INCH, "cm": 1e7}[unit]
+        inches = dict.fromkeys(("inch", "inche", "in"), _NM_PER_INCH)
+        nm = (NM_PER_UNIT | inches | {"cm": 1e7})[unit]
         axes = []
         for axis in "YX":
             pixels, length = page.tags.valueof(f"{axis}Resolution")
@@ -321,12 +372,30 @@ def _load_tiff(path: Path, index: int) -> np.ndarray:
     return tifffile.imread(path, series=index).squeeze()
 
 
+def _load_tiff_frame(path: Path, series: int, shape: tuple[int, ...], index: int) -> np.ndarray:
+    """Load one frame of a series: mapped where it lies in one piece, else its page alone."""
+    keep = tuple(axis for axis, n in enumerate(shape) if n != 1)
+    with tifffile.TiffFile(path) as tiff:
+        stack = tiff.series[series]
+        if stack.dataoffset is not None:
+            mapped = tifffile.memmap(path, series=series, mode="r")
+            return _load_frame(mapped.reshape(shape), keep, index)
+        if len(stack.pages) != shape[keep[0]]:
+            raise PointDefectsError(
+                f"{path.name} is cut short, or its frames are compressed in one piece: save each "
+                "as a page, or without compression"
+            )
+        return stack.pages[index].asarray().squeeze()
+
+
 def _read_npy(path: Path) -> list[SignalInfo]:
     """Read an array saved by NumPy; the map fails where the file is shorter than it claims."""
     data = np.lib.format.open_memmap(path, mode="r")
     shape = tuple(n for n in data.shape if n != 1)
+    keep = tuple(axis for axis, n in enumerate(data.shape) if n != 1)
     is_colour = len(shape) == 3 and shape[-1] in (3, 4)
-    return [SignalInfo("", shape, data.dtype, (), is_colour, partial(_load_entry, data))]
+    load, load_frame = partial(_load_entry, data), partial(_load_frame, data, keep)
+    return [SignalInfo("", shape, data.dtype, (), is_colour, load, load_frame)]
 
 
 def _read_picture(path: Path) -> list[SignalInfo]:

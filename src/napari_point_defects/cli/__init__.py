@@ -1,4 +1,4 @@
-"""The command line: analyze, batch, study, measure, demo, simulate, train, labels and more."""
+"""The command line: analyze, batch, movie, study, measure, simulate, train, labels and more."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from napari_point_defects.cli.labels import labels_app
 from napari_point_defects.cli.matching import adapt
 from napari_point_defects.cli.materials import materials_app
 from napari_point_defects.cli.measurement import measure
+from napari_point_defects.cli.movies import movie
 from napari_point_defects.cli.simulation import simulate, simulate_image
 from napari_point_defects.cli.study import study
 from napari_point_defects.cli.training import train_app
@@ -30,6 +31,7 @@ app = typer.Typer(
 )
 app.command()(analyze)
 app.command()(batch)
+app.command()(movie)
 app.command()(measure)
 app.command()(study)
 app.command()(demo)

@@ -6,6 +6,8 @@ are looked for one after the other where those before explain nothing.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from scipy import ndimage
 
@@ -35,7 +37,7 @@ from napari_point_defects.domains.local_cells import (
 )
 from napari_point_defects.domains.parts import alike, cut_out, grains_in, lattice_in, name_domains
 from napari_point_defects.errors import PointDefectsError
-from napari_point_defects.lattice import DoubtfulLattice, find_lattice
+from napari_point_defects.lattice import DoubtfulLattice, find_lattice, turned_like
 from napari_point_defects.lattice_sites import SITES, expected_brightness_ratio
 from napari_point_defects.materials import Material
 from napari_point_defects.records import Lattice
@@ -63,7 +65,7 @@ _MOIRE = (
 
 
 def find_domains(
-    data: np.ndarray, material: Material, *, rank: int = 0
+    data: np.ndarray, material: Material, *, rank: int = 0, start: Lattice | None = None
 ) -> tuple[tuple[Domain, ...], AnalysedArea]:
     """Find the lattices of an image, where each holds, and what is not to be counted.
 
@@ -75,6 +77,9 @@ def find_domains(
     rank : int
         As in :func:`~napari_point_defects.lattice.find_lattice`; what it says of the largest
         domain holds for all.
+    start : Lattice, optional
+        Of a frame before, as in :func:`~napari_point_defects.lattice.find_lattice`: the domains
+        take the orientations nearest to it.
 
     Returns
     -------
@@ -90,7 +95,7 @@ def find_domains(
     data = np.asarray(data)
     in_doubt = False
     try:
-        lattice = find_lattice(data, material, rank=rank)
+        lattice = find_lattice(data, material, rank=rank, start=start)
     except DoubtfulLattice:
         in_doubt = True
         lattice = find_lattice(data, material, rank=rank, doubtful=True)
@@ -113,7 +118,10 @@ def find_domains(
     area, states = _label(layers, reference, data.shape)
     if in_doubt:
         _refuse_mixture(data, material, area)
-    return name_domains(data, material, rank, layers, states, area)
+    domains, area = name_domains(data, material, rank, layers, states, area)
+    if start is not None:
+        domains = tuple(replace(d, lattice=turned_like(d.lattice, start)) for d in domains)
+    return domains, area
 
 
 def _explained(layers: list[Layer], reference: Reference) -> np.ndarray:

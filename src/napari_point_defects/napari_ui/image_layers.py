@@ -87,7 +87,7 @@ def check_image(layer: Layer | None) -> Image:
     if layer.ndim != 2:
         raise PointDefectsError(
             f"{layer.name!r} has {layer.ndim} dimensions: choose a single frame (right-click the "
-            "layer ▸ Split Stack, or a projection)"
+            "layer ▸ Split Stack, or a projection), or follow a movie with Analyse movie"
         )
     return layer
 

@@ -128,7 +128,22 @@ class MapLink:
     kind: str = ""
 
 
-_L = TypeVar("_L", HexagonsLink, CellsLink, MaskLink, AreaLink, MapLink)
+@dataclass(frozen=True, slots=True)
+class MovieLink:
+    """Origin of a Points layer with a time axis; attributes as in :class:`HexagonsLink`.
+
+    Attributes
+    ----------
+    kind : str
+        What it shows of the movie.
+    """
+
+    image_id: Hashable
+    layer_id: Hashable | None = None
+    kind: str = ""
+
+
+_L = TypeVar("_L", HexagonsLink, CellsLink, MaskLink, AreaLink, MapLink, MovieLink)
 
 
 def link_of(layer: Layer, kind: type[_L]) -> _L | None:

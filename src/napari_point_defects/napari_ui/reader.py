@@ -1,4 +1,4 @@
-"""napari's reader of microscope files: one image layer per two-dimensional signal."""
+"""napari's reader of microscope files: an image layer per image, or the one stack of frames."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from napari.utils.notifications import show_warning
 from napari_point_defects import io
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.napari_ui.image_layers import image_layer_data
+from napari_point_defects.napari_ui.movie_layers import stack_layer_data
+from napari_point_defects.stacks import open_stack
 
 if TYPE_CHECKING:
     from napari.types import LayerDataTuple
@@ -31,10 +33,12 @@ def get_reader(
 def read(path: str | Sequence[str]) -> list[LayerDataTuple]:
     """Read every signal that is an image, with its pixel size in nanometres.
 
+    A stack in a file without images becomes one layer, whose frames are read when looked at.
+
     Raises
     ------
     PointDefectsError
-        If a file cannot be read, or holds no single image.
+        If a file cannot be read, or holds neither an image nor a stack.
     """
     paths = [path] if isinstance(path, str) else list(path)
     return [layer for p in paths for layer in _read_one(Path(p))]
@@ -44,6 +48,8 @@ def _read_one(path: Path) -> list[LayerDataTuple]:
     signals = io.list_signals(path)
     images = [i for i, signal in enumerate(signals) if signal.kind == "image"]
     if not images:
+        if any(signal.kind == "stack" for signal in signals):
+            return [stack_layer_data(open_stack(path))]
         io.read_image(path)  # says what the file holds instead
     layers, refusals = [], []
     for index in images:
