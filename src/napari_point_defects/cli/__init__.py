@@ -28,6 +28,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # it takes units in brackets for markup, and drops them
 )
 app.command()(analyze)
 app.command()(batch)
