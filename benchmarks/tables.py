@@ -180,7 +180,6 @@ def adapting_tables(report: dict) -> dict[str, str]:
 
 def batch_tables(report: dict) -> dict[str, str]:
     """What an image costs, and what many need in machines and hours."""
-    note = "\n\n*A quick run on a busy machine: upper bounds.*" if report["quick"] else ""
     costs, needs = [], []
     share = min(report["scaling"]["two_workers_over_one"] / 2, 1)
     for side, found in report["sizes"].items():
@@ -204,17 +203,22 @@ def batch_tables(report: dict) -> dict[str, str]:
                     f"{float(f'{hours:.2g}'):,.0f}",
                     _duration(hours / 16),
                     f"{max(1, math.ceil(hours / 16 / 12)):,}",
-                    f"{10**power * bare['kilobytes'] / 1e9:,.3g} TB",
-                    f"{10**power * drawn['kilobytes'] / 1e9:,.3g} TB",
+                    _size(10**power * bare["kilobytes"] / 1e6),
+                    _size(10**power * drawn["kilobytes"] / 1e6),
                 ]
             )
     heads = ["image", "cells", "processor", "with overlay", "on disk", "with overlay"]
     many = ["frames", "core hours", "one machine of 16 cores", "machines for one night (12 h)"]
     many += ["on disk", "with overlays"]
     return {
-        "batches: cost": table([*heads, "memory of a worker"], costs) + note,
-        "batches: need": table(many, needs) + note,
+        "batches: cost": table([*heads, "memory of a worker"], costs),
+        "batches: need": table(many, needs),
     }
+
+
+def _size(gigabytes: float) -> str:
+    number = gigabytes if gigabytes < 1000 else gigabytes / 1000
+    return f"{float(f'{number:.2g}'):g} {'GB' if gigabytes < 1000 else 'TB'}"
 
 
 def _duration(hours: float) -> str:
