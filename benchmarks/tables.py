@@ -269,13 +269,15 @@ def movie_tables(report: dict) -> dict[str, str]:
             percent(row["misjudged"], 1),
             str(row["movies"]),
             percent(row["covered"], 1),
-            f"{row['births_called']} of {row['births_true']}",
+            f"{row['births_true']:,}",
+            f"{row['births_called']:,}",
             str(row["births_false"]),
         ]
         for row in report["coverage"]
     ]
     titles = ["births per cell and frame", "separation", "misjudged", "movies", "interval holds it"]
-    titles += ["births reported, of true ones", "false"]
+    titles += ["true births", "births reported"]
+    titles += ["false"]
     return {
         "movies": table(heads, rows) + apart,
         "movie pairs": pairs,

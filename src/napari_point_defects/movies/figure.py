@@ -75,7 +75,7 @@ def draw_births(ax: Axes, movie: Movie, *, ink: str = "black") -> None:
         events = [e.frame for e in movie.events if e.kind == kind and e.migration < 0]
         count = np.cumsum(np.bincount(np.array(events, int), minlength=len(frames)))
         ax.step(at, count, where="post", color=colour, label=label)
-    ax.set_title("vacancies made and healed, without migration", fontsize=9, color=ink)
+    ax.set_title("made and healed, without migration", fontsize=9, color=ink)
     ax.set_ylabel("cells so far", fontsize=8, color=ink)
     ax.set_xlabel(title, fontsize=8, color=ink)
     ax.set_ylim(bottom=0)
