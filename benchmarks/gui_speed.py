@@ -317,10 +317,12 @@ def pauses(opened: Window, folder: Path, *, quick: bool) -> dict[str, Any]:
     note("labels_to_another_folder", watch.report())
     opened.check_store()
     if not quick:
+        # before the panel looks for labels: an image without any is not ticked
+        classify.census.editor.decide(cell_ids(opened.cells)[:60].tolist(), None)
         train = TrainWidget(opened.viewer)
         opened.viewer.window.add_dock_widget(train, name="Train", tabify=True)
         train.show()
-        note("training", training(opened, train, folder, run))
+        note("training", training(train, folder, run))
         note("training_result", training_result(train, folder / "done"))
     return report
 
@@ -333,17 +335,15 @@ def idle(seconds: float) -> dict[str, float]:
 
 
 def training(
-    opened: Window, train: TrainWidget, folder: Path, run: Callable[..., dict[str, Any]]
+    train: TrainWidget, folder: Path, run: Callable[..., dict[str, Any]]
 ) -> dict[str, Any]:
     """Learn the labels made here for a while."""
-    editor = opened.classify.census.editor
-    editor.decide(cell_ids(opened.cells)[:60].tolist(), None)
     train.data.set_values((), folder / "b")
     train.folder.line.setText(str(folder / "run"))
     train.advanced.set_values(
         {"epochs": 3, "images_per_epoch": 20, "validation_images": 1, "device": "cpu"}
     )
-    wait(lambda: train.data.values()["labels"] is not None)  # it counts them first
+    wait(lambda: not train.data.is_reading)
     return run(train, train.train, TRAINING_S)
 
 
