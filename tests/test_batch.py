@@ -696,7 +696,14 @@ def test_workers_end_with_the_program(tmp_path, how):
     program = "import sys; from napari_point_defects.cli import main; sys.exit(main())"
     command = [sys.executable, "-c", program, "batch", str(folder), "-o", str(out)]
     command += ["--no-overlay", "--workers", "2"]
-    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+        text=True,
+        # a shell makes what it runs in the background deaf to it, tests and all
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     while not results_in(out):
         assert process.poll() is None
         time.sleep(0.02)
