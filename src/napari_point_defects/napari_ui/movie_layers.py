@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from napari.types import LayerDataTuple
 
     from napari_point_defects.movies.analysis import Movie
+    from napari_point_defects.movies.frames import Frame
 
 DEFECTS, BIRTHS = "defects", "births"
 """Kinds of layers, and what their names end in."""
@@ -80,26 +82,32 @@ def stack_layer_data(stack: Stack) -> LayerDataTuple:
     return da.stack(frames), kwargs, "image"
 
 
-def defects_points(movie: Movie, image: Image) -> dict[str, Any]:
-    """Return what napari's Points of all defective cells in all linked frames are made of."""
-    labels = movie.material.class_labels
-    places, classes, rows = [], [], []
+def _defective(movie: Movie) -> Iterator[tuple[Frame, int, int]]:
+    """Yield frame, row and track of every cell that is defective by all frames together."""
     for frame, link in zip(movie.frames, movie.links.links, strict=True):
         if link.segment < 0:
             continue
         known = movie.histories.classes[link.tracks, frame.index]
         for row in np.flatnonzero(known > 0):
-            track = int(link.tracks[row])
-            places.append((frame.index, *frame.cells.centres_px[row]))
-            classes.append(int(known[row]))
-            rows.append(
-                {
-                    "frame": frame.index,
-                    "track_id": track,
-                    "label": labels[known[row]],
-                    "probability": float(movie.histories.probability[track, frame.index]),
-                }
-            )
+            yield frame, int(row), int(link.tracks[row])
+
+
+def defects_points(movie: Movie, image: Image) -> dict[str, Any]:
+    """Return what napari's Points of all defective cells in all linked frames are made of."""
+    labels = movie.material.class_labels
+    places, classes, rows = [], [], []
+    for frame, row, track in _defective(movie):
+        known = int(movie.histories.classes[track, frame.index])
+        places.append((frame.index, *frame.cells.centres_px[row]))
+        classes.append(known)
+        rows.append(
+            {
+                "frame": frame.index,
+                "track_id": track,
+                "label": labels[known],
+                "probability": float(movie.histories.probability[track, frame.index]),
+            }
+        )
     columns = ["frame", "track_id", "label", "probability"]
     colours = _rgba([CLASS_COLOURS[DefectClass(c)] for c in classes])
     return _points(movie, image, DEFECTS, places, pd.DataFrame(rows, columns=columns)) | {
@@ -117,19 +125,14 @@ def births_points(movie: Movie, image: Image) -> dict[str, Any]:
         if event.kind == BORN:
             born.setdefault(event.track, []).append((event.frame, event.probability))
     places, colours, rows = [], [], []
-    for frame, link in zip(movie.frames, movie.links.links, strict=True):
-        if link.segment < 0:
+    for frame, row, track in _defective(movie):
+        before = [each for each in born.get(track, ()) if each[0] <= frame.index]
+        if not before:
             continue
-        known = movie.histories.classes[link.tracks, frame.index]
-        for row in np.flatnonzero(known > 0):
-            track = int(link.tracks[row])
-            before = [each for each in born.get(track, ()) if each[0] <= frame.index]
-            if not before:
-                continue
-            at, probability = before[-1]
-            places.append((frame.index, *frame.cells.centres_px[row]))
-            colours.append(_BORN_NOW if at == frame.index else _BORN_BEFORE)
-            rows.append({"track_id": track, "born_frame": at, "probability": probability})
+        at, probability = before[-1]
+        places.append((frame.index, *frame.cells.centres_px[row]))
+        colours.append(_BORN_NOW if at == frame.index else _BORN_BEFORE)
+        rows.append({"track_id": track, "born_frame": at, "probability": probability})
     columns = ["track_id", "born_frame", "probability"]
     return _points(movie, image, BIRTHS, places, pd.DataFrame(rows, columns=columns)) | {
         "face_color": "transparent",
