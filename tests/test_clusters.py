@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from distributed import Client, LocalCluster
 
-from napari_point_defects import clusters, dask_workers
+from napari_point_defects import cluster_worker, clusters, dask_workers
 from napari_point_defects.cluster_worker import Needs
 from napari_point_defects.clusters import open_cluster
 from napari_point_defects.dask_workers import DaskWorkers, Here, Lost
@@ -182,7 +182,9 @@ def test_a_cluster_without_workers(monkeypatch):
         assert notes == ["there are no workers at present: waiting for some"]
 
 
-def test_a_scheduler_that_goes_is_noticed():
+def test_a_scheduler_that_goes_is_noticed(monkeypatch):
+    # its worker is this process, which goes on to read its own materials from their file
+    monkeypatch.setattr(cluster_worker, "pin_materials", lambda definitions: None)
     options = {
         "n_workers": 1,
         "processes": False,

@@ -541,7 +541,7 @@ def test_the_overlay_hatches_what_was_left_out(detection, cells, pixels):
     draw = [image, cells, detection.lattice, MATERIAL]
     plain, hatched = (draw_overlay(*draw, where=where) for where in (None, detection.domain_map))
     (before,), (after,) = (
-        [artist.get_array() for artist in figure.images] for figure in (plain, hatched)
+        [artist.get_array() for artist in figure.artists] for figure in (plain, hatched)
     )
     changed = (before != after).any(axis=-1)
     y, x = np.indices(changed.shape)

@@ -296,6 +296,9 @@ def _copied(pixels: np.ndarray, bottom: int) -> Artist:
     class Copied(Artist):
         zorder = -1
 
+        def get_array(self) -> np.ndarray:
+            return pixels
+
         def draw(self, renderer) -> None:
             context = renderer.new_gc()
             renderer.draw_image(context, 0, bottom, np.ascontiguousarray(pixels[::-1]))
