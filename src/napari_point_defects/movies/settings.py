@@ -60,8 +60,8 @@ class MovieSettings(BaseModel):
         "frame makes or heals a vacancy",
     )
 
-    def dose_e_nm2(self, pixel_size_nm: tuple[float, float]) -> float | None:
-        """Return the dose per frame [e/nm²], given or from current, dwell time and pixel size.
+    def check_dose(self) -> None:
+        """Refuse half a dose, or two, before any work.
 
         Raises
         ------
@@ -69,15 +69,24 @@ class MovieSettings(BaseModel):
             If only one of current and dwell time is given, or the dose is given beside them.
         """
         one, other = self.beam_current_pa, self.dwell_us
-        if self.dose_per_frame_e_nm2 is not None:
-            if one is not None or other is not None:
-                raise PointDefectsError(
-                    "give the dose per frame, or beam current and dwell time, not both"
-                )
-            return self.dose_per_frame_e_nm2
+        if self.dose_per_frame_e_nm2 is not None and (one is not None or other is not None):
+            raise PointDefectsError(
+                "give the dose per frame, or beam current and dwell time, not both"
+            )
         if (one is None) != (other is None):
             raise PointDefectsError("a dose needs both the beam current and the dwell time")
+
+    def dose_e_nm2(self, pixel_size_nm: tuple[float, float]) -> float | None:
+        """Return the dose per frame [e/nm²], given or from current, dwell time and pixel size.
+
+        Raises
+        ------
+        PointDefectsError
+            As :meth:`check_dose`.
+        """
+        self.check_dose()
+        one, other = self.beam_current_pa, self.dwell_us
         if one is None:
-            return None
+            return self.dose_per_frame_e_nm2
         height, width = pixel_size_nm
         return ELECTRONS_PER_PA_US * one * other / (height * width)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from html import escape
 from pathlib import Path
-from typing import Any
 
 import napari
 from napari.layers import Image
@@ -18,8 +17,6 @@ from napari_point_defects.materials import get_material
 from napari_point_defects.napari_ui.docks import SIMULATE, adapt_to, open_dock
 from napari_point_defects.napari_ui.image_layers import check_image, is_micrograph
 from napari_point_defects.napari_ui.inspector_export import ask_path
-from napari_point_defects.napari_ui.layer_chooser import LayerChooser
-from napari_point_defects.napari_ui.lifetime import listen
 from napari_point_defects.napari_ui.material_editors import MaterialEditor
 from napari_point_defects.napari_ui.measure_plots import MeasurePlots
 from napari_point_defects.napari_ui.measure_quantities import as_text
@@ -31,16 +28,15 @@ from napari_point_defects.napari_ui.measured_layer import (
     measuring,
 )
 from napari_point_defects.napari_ui.outside_note import OutsideNote
-from napari_point_defects.napari_ui.pane import Pane
+from napari_point_defects.napari_ui.result_pane import ResultPane
 from napari_point_defects.napari_ui.run_panel import WARNING_STYLE, RunPanel
-from napari_point_defects.napari_ui.viewers import own_viewer
 from napari_point_defects.outputs import write_json
 
 WATCH_MS = 800
 _USUAL_LINE = "    Counts per grey level    1,000,000    0.0001 – 0.0002    % of pixels    "
 
 
-class MeasureWidget(Pane):
+class MeasureWidget(ResultPane[MeasuredLayer]):
     """Measures the chosen image: noise, probe, scan, contamination and contrast.
 
     What was measured of each image stays until its layer is closed.
@@ -51,12 +47,7 @@ class MeasureWidget(Pane):
     """
 
     def __init__(self, napari_viewer: napari.Viewer) -> None:
-        super().__init__()
-        self._viewer = viewer = own_viewer(napari_viewer)
-        self._found: dict[Hashable, MeasuredLayer] = {}
-        self.shown: MeasuredLayer | None = None
-
-        self.images = LayerChooser(viewer, is_micrograph, "open an image")
+        super().__init__(napari_viewer, is_micrograph, "open an image")
         self.material = MaterialEditor()
         self.run = RunPanel(
             "Measure image",
@@ -70,7 +61,7 @@ class MeasureWidget(Pane):
             label.setStyleSheet(WARNING_STYLE)
         self.outside = OutsideNote()
         self.table = MeasureTable()
-        self.plots = MeasurePlots(viewer.theme)
+        self.plots = MeasurePlots(self._viewer.theme)
         self.copy, self.export, self.match = (
             QPushButton(text) for text in ("Copy", "Export…", "Match this image")
         )
@@ -78,20 +69,16 @@ class MeasureWidget(Pane):
         self._lay_out()
 
         self.run.run_requested.connect(self.measure)
-        self.images.layer_changed.connect(self.look)
         self.material.changed.connect(self.look)
         self.copy.clicked.connect(self.copy_table)
-        self.export.clicked.connect(self._ask_where_to_export)
+        self.export.clicked.connect(self._ask)
         self.match.clicked.connect(self.match_image)
         self.outside.adapt_requested.connect(self._adapt)
-        listen(self, self._on_theme, viewer.events.theme)
-        listen(self, self._forget_closed, viewer.layers.events.removed)
         # napari's features table edits a layer without an event
         self._timer = QTimer(self, interval=WATCH_MS)
         self._timer.timeout.connect(self._look_if_visible)
         self._timer.start()
-        self._show(None)
-        self.look()
+        self._begin()
 
     def measure(self) -> None:
         """Start a run, or say why it cannot start."""
@@ -114,7 +101,7 @@ class MeasureWidget(Pane):
     def look(self) -> None:
         """Show what is known of the chosen image, and whether it still holds."""
         layer = self.images.layer
-        found = None if layer is None else self._found.get(layer.unique_id)
+        found = self._found_of_chosen()
         if found is not self.shown:
             self._show(found)
         try:
@@ -162,8 +149,7 @@ class MeasureWidget(Pane):
         if image not in self._viewer.layers:
             raise PointDefectsError("the image was closed while it was measured")
         self.run.say("")
-        self._found[image.unique_id] = found
-        self.look()
+        self._keep(found, image.unique_id)
 
     def _basis(self, layer: Image) -> Basis:
         return basis_of(self._viewer, layer, self.material.get())
@@ -205,7 +191,7 @@ class MeasureWidget(Pane):
         else:
             self.run.say(done)
 
-    def _ask_where_to_export(self) -> None:
+    def _ask(self) -> None:
         name = f"{self.shown.image.name}_measurement.json"
         answer = ask_path(self, "Export the measurement", name, "Measurements (*.json)")
         if answer is not None:
@@ -215,15 +201,6 @@ class MeasureWidget(Pane):
     def _look_if_visible(self) -> None:
         if self.isVisible():
             self.look()
-
-    def _forget_closed(self, event: Any = None) -> None:
-        there = {layer.unique_id for layer in self._viewer.layers}
-        for image_id in self._found.keys() - there:
-            del self._found[image_id]
-        self.look()
-
-    def _on_theme(self, event: Any = None) -> None:
-        self.plots.set_theme(self._viewer.theme)
 
     def _lay_out(self) -> None:
         form_widget = QWidget()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from functools import partial
 from html import escape
 from pathlib import Path
@@ -18,9 +18,7 @@ from napari_point_defects.movies.analysis import Movie, analyze_movie
 from napari_point_defects.movies.results import movie_paths, write_movie
 from napari_point_defects.movies.settings import MovieSettings
 from napari_point_defects.movies.tables import findings
-from napari_point_defects.napari_ui.export import ask_folder
 from napari_point_defects.napari_ui.image_layers import pixel_size_nm
-from napari_point_defects.napari_ui.layer_chooser import LayerChooser
 from napari_point_defects.napari_ui.lifetime import listen
 from napari_point_defects.napari_ui.links import (
     MovieLink,
@@ -37,11 +35,10 @@ from napari_point_defects.napari_ui.movie_layers import (
     stack_of,
 )
 from napari_point_defects.napari_ui.movie_plot import MoviePlot
-from napari_point_defects.napari_ui.pane import Pane
+from napari_point_defects.napari_ui.result_pane import ResultPane
 from napari_point_defects.napari_ui.run_panel import WARNING_STYLE, RunPanel
 from napari_point_defects.napari_ui.settings_editors import NumberEditor, OptionalEditor
 from napari_point_defects.napari_ui.settings_form import SettingsForm, advanced_box, make_settings
-from napari_point_defects.napari_ui.viewers import own_viewer
 
 FRAME_FIELDS = ("material", "pixel_size_nm")
 DOSE_FIELDS = ("dose_per_frame_e_nm2", "beam_current_pa", "dwell_us")
@@ -56,7 +53,7 @@ def _number(low: float, high: float, typical: float, unit: str) -> OptionalEdito
     return OptionalEditor(editor)
 
 
-class MovieWidget(Pane):
+class MovieWidget(ResultPane[Movie]):
     """Follows every unit cell through a stack of frames.
 
     Parameters
@@ -65,12 +62,7 @@ class MovieWidget(Pane):
     """
 
     def __init__(self, napari_viewer: napari.Viewer) -> None:
-        super().__init__()
-        self._viewer = viewer = own_viewer(napari_viewer)
-        self._found: dict[Hashable, Movie] = {}
-        self.shown: Movie | None = None
-
-        self.images = LayerChooser(viewer, is_movie, "open a stack (T, Y, X)")
+        super().__init__(napari_viewer, is_movie, "open a stack (T, Y, X)")
         self.form = SettingsForm(
             AnalysisSettings, FRAME_FIELDS, editors={"material": MaterialEditor}
         )
@@ -102,19 +94,15 @@ class MovieWidget(Pane):
         )
         self.findings, self.warnings = QLabel(), QLabel()
         self.export = QPushButton("Export…")
-        self.plot = MoviePlot(viewer.theme)
+        self.plot = MoviePlot(self._viewer.theme)
         self.results = QWidget()
         self._lay_out()
 
         self.run.run_requested.connect(self.analyse)
-        self.images.layer_changed.connect(self.look)
         self.images.scale_changed.connect(self._show_pixel_size)
-        self.export.clicked.connect(self._ask_where_to_export)
-        listen(self, self._on_theme, viewer.events.theme)
-        listen(self, self._forget_closed, viewer.layers.events.removed)
-        listen(self, self._on_step, viewer.dims.events.current_step)
-        self._show(None)
-        self.look()
+        self.export.clicked.connect(self._ask)
+        listen(self, self._on_step, self._viewer.dims.events.current_step)
+        self._begin()
 
     def settings(self) -> tuple[AnalysisSettings, MovieSettings]:
         """Return the settings that the forms show.
@@ -127,7 +115,7 @@ class MovieWidget(Pane):
         frames = {**self.form.values(), **self.more_frame.values()}
         movie = {**self.dose.values(), **self.more.values()}
         options = make_settings(MovieSettings, movie)
-        options.dose_e_nm2((1.0, 1.0))
+        options.check_dose()
         return make_settings(AnalysisSettings, frames), options
 
     def analyse(self) -> None:
@@ -149,37 +137,25 @@ class MovieWidget(Pane):
     def look(self) -> None:
         """Show what is known of the chosen stack."""
         self._show_pixel_size()
-        layer = self.images.layer
-        found = None if layer is None else self._found.get(layer.unique_id)
-        if found is not self.shown:
-            self.run.say("")
-            self._show(found)
+        super().look()
 
     def export_to(self, folder: Path, *, overwrite: bool = False) -> None:
         """Write tables, summary and figure, as ``point-defects movie`` does."""
         found = self.shown
-
-        def work(on_progress: Callable[[float, str], None], should_stop: Any) -> bool:
-            on_progress(0.0, "Writing")
-            write_movie(found, folder, overwrite)
-            return True
-
-        self.run.start(
-            f"Export {found.stack.name}", work, lambda _: self.run.say(f"Written to {folder}")
-        )
+        title = f"Export {found.stack.name}"
+        self._write(title, folder, lambda: write_movie(found, folder, overwrite))
 
     def _take(self, found: Movie, image_id: Hashable) -> None:
         image = image_layer(self._viewer.layers, image_id)
         if image is None:
             raise PointDefectsError("the movie was closed while it was analysed")
-        self._found[image_id] = found
         drawn = {
             link.kind: layer for layer, link in own_layers(self._viewer.layers, image_id, MovieLink)
         }
         for points in (births_points(found, image), defects_points(found, image)):
             new = Points(**points)
             replace_layer(self._viewer, drawn.get(link_of(new, MovieLink).kind), new)
-        self.look()
+        self._keep(found, image_id)
 
     def _show(self, found: Movie | None) -> None:
         self.shown = found
@@ -208,29 +184,17 @@ class MovieWidget(Pane):
         at = image.world_to_data(self._viewer.dims.point)
         self.plot.show_frame(min(max(round(float(at[-3])), 0), len(self.shown.stack) - 1))
 
-    def _ask_where_to_export(self) -> None:
+    def _ask(self) -> None:
         name = self.shown.stack.name
-        answer = ask_folder(
-            self, "Export the movie's results to", lambda folder: movie_paths(name, folder).values()
+        self._ask_where_to_export(
+            "Export the movie's results to", lambda folder: movie_paths(name, folder).values()
         )
-        if answer is not None:
-            folder, overwrite = answer
-            self.export_to(folder, overwrite=overwrite)
-
-    def _forget_closed(self, event: Any = None) -> None:
-        there = {layer.unique_id for layer in self._viewer.layers}
-        for image_id in self._found.keys() - there:
-            del self._found[image_id]
-        self.look()
 
     def _show_pixel_size(self) -> None:
         layer = self.images.layer
         size = pixel_size_nm(layer) if layer is not None else None
         text = f"auto ({size[0]:.5f} in the movie)" if size else "auto (from the lattice)"
         self.form.set_empty_text("pixel_size_nm", text)
-
-    def _on_theme(self, event: Any = None) -> None:
-        self.plot.set_theme(self._viewer.theme)
 
     def _lay_out(self) -> None:
         self.form.layout_.insertRow(0, "Movie", self.images)

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from html import escape
 from pathlib import Path
-from typing import Any
 
 import napari
 from napari.layers import Layer
 from qtpy.QtWidgets import QComboBox, QHBoxLayout, QLabel, QPushButton, QWidget
 
 from napari_point_defects.errors import PointDefectsError
-from napari_point_defects.napari_ui.export import ask_folder
 from napari_point_defects.napari_ui.image_layers import check_image, is_micrograph, stem_image
 from napari_point_defects.napari_ui.layer_cells import current_cells
-from napari_point_defects.napari_ui.layer_chooser import LayerChooser
-from napari_point_defects.napari_ui.lifetime import listen
 from napari_point_defects.napari_ui.links import (
     CellsLink,
     MapLink,
@@ -26,15 +22,14 @@ from napari_point_defects.napari_ui.links import (
     own_layers,
     replace_layer,
 )
-from napari_point_defects.napari_ui.pane import Pane
+from napari_point_defects.napari_ui.result_pane import ResultPane
 from napari_point_defects.napari_ui.run_panel import RunPanel
 from napari_point_defects.napari_ui.study_layers import MAPS, RESIDUAL, map_layer_data
 from napari_point_defects.napari_ui.study_plot import StudyPlot
-from napari_point_defects.napari_ui.viewers import own_viewer
 from napari_point_defects.study import Study, study, study_paths, write_study
 
 
-class StudyWidget(Pane):
+class StudyWidget(ResultPane[Study]):
     """Studies the classified cells of an image as they stand in their layer.
 
     Parameters
@@ -43,12 +38,7 @@ class StudyWidget(Pane):
     """
 
     def __init__(self, napari_viewer: napari.Viewer) -> None:
-        super().__init__()
-        self._viewer = viewer = own_viewer(napari_viewer)
-        self._found: dict[Hashable, Study] = {}
-        self.shown: Study | None = None
-
-        self.images = LayerChooser(viewer, is_micrograph, "open an image")
+        super().__init__(napari_viewer, is_micrograph, "open an image")
         self.run = RunPanel(
             "Study defects",
             "<p>Compare how the vacancies lie to each other with random placement, map the strain "
@@ -57,20 +47,16 @@ class StudyWidget(Pane):
         )
         self.findings = QLabel()
         self.findings.setWordWrap(True)
-        self.plot = StudyPlot(viewer.theme)
+        self.plot = StudyPlot(self._viewer.theme)
         self.maps = QComboBox()
         self.draw, self.export = QPushButton("Show map"), QPushButton("Export…")
         self.buttons = QWidget()
         self._lay_out()
 
         self.run.run_requested.connect(self.study)
-        self.images.layer_changed.connect(self.look)
         self.draw.clicked.connect(self.draw_map)
-        self.export.clicked.connect(self._ask_where_to_export)
-        listen(self, self._on_theme, viewer.events.theme)
-        listen(self, self._forget_closed, viewer.layers.events.removed)
-        self._show(None)
-        self.look()
+        self.export.clicked.connect(self._ask)
+        self._begin()
 
     def study(self) -> None:
         """Start a run, or say why it cannot start."""
@@ -94,14 +80,6 @@ class StudyWidget(Pane):
             cancel_tip="Stop; what was found before stays",
         )
 
-    def look(self) -> None:
-        """Show what is known of the chosen image."""
-        layer = self.images.layer
-        found = None if layer is None else self._found.get(layer.unique_id)
-        if found is not self.shown:
-            self.run.say("")
-            self._show(found)
-
     def draw_map(self) -> None:
         """Add the chosen map as a layer, in place of the one drawn before."""
         image = self.images.layer
@@ -120,22 +98,13 @@ class StudyWidget(Pane):
     def export_to(self, folder: Path, *, overwrite: bool = False) -> None:
         """Write tables, figure, residual and atoms, as ``point-defects study`` does."""
         found = self.shown
-
-        def work(on_progress: Callable[[float, str], None], should_stop: Any) -> None:
-            on_progress(0.0, "Writing")
-            write_study(found, folder, overwrite)
-
-        self.run.start(
-            f"Export the study of {found.image.name}",
-            work,
-            lambda _: self.run.say(f"Written to {folder}"),
-        )
+        title = f"Export the study of {found.image.name}"
+        self._write(title, folder, lambda: write_study(found, folder, overwrite))
 
     def _take(self, found: Study, image_id: Hashable) -> None:
         if image_layer(self._viewer.layers, image_id) is None:
             raise PointDefectsError("the image was closed while it was studied")
-        self._found[image_id] = found
-        self.look()
+        self._keep(found, image_id)
 
     def _show(self, found: Study | None) -> None:
         self.shown = found
@@ -152,23 +121,11 @@ class StudyWidget(Pane):
             if choice is not RESIDUAL or found.twin is not None:
                 self.maps.addItem(choice.title, choice)
 
-    def _ask_where_to_export(self) -> None:
+    def _ask(self) -> None:
         name = self.shown.image.name
-        answer = ask_folder(
-            self, "Export the study to", lambda folder: study_paths(name, folder).values()
+        self._ask_where_to_export(
+            "Export the study to", lambda folder: study_paths(name, folder).values()
         )
-        if answer is not None:
-            folder, overwrite = answer
-            self.export_to(folder, overwrite=overwrite)
-
-    def _forget_closed(self, event: Any = None) -> None:
-        there = {layer.unique_id for layer in self._viewer.layers}
-        for image_id in self._found.keys() - there:
-            del self._found[image_id]
-        self.look()
-
-    def _on_theme(self, event: Any = None) -> None:
-        self.plot.set_theme(self._viewer.theme)
 
     def _lay_out(self) -> None:
         row = QHBoxLayout(self.buttons)
