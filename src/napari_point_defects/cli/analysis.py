@@ -25,8 +25,9 @@ from napari_point_defects.cli.common import (
     SublatticeOption,
     TrustOption,
     UnsureOption,
-    as_user_error,
+    analysis_settings,
     progress_bar,
+    region_of,
 )
 from napari_point_defects.errors import PointDefectsError
 
@@ -50,11 +51,11 @@ def analyze(
     overwrite: OverwriteOption = False,
 ) -> None:
     """Find, classify and count every unit cell of one or many images."""
-    settings = _analysis_settings(
+    settings = analysis_settings(
         material=material,
         pixel_size_nm=pixel_size_nm,
         trust_pixel_size=trust_pixel_size,
-        region=_region(region),
+        region=region_of(region),
         sublattice_rank=sublattice_rank,
         alpha=alpha,
         beta=beta,
@@ -84,26 +85,6 @@ def analyze(
         raise PointDefectsError(
             f"{len(failed)} of {len(images)} images failed: {', '.join(failed)}"
         )
-
-
-def _analysis_settings(**values):
-    """Make the settings, or say in one line which option is out of bounds."""
-    from pydantic import ValidationError
-
-    from napari_point_defects.analysis_settings import AnalysisSettings
-    from napari_point_defects.materials import get_material
-
-    get_material(values["material"])
-    try:
-        return AnalysisSettings(**values)
-    except ValidationError as error:
-        raise as_user_error(error) from error
-
-
-def _region(path: Path | None):
-    from napari_point_defects.region import read_region
-
-    return None if path is None else read_region(path)
 
 
 def _analyze_one(path: Path, out: Path, settings, signal: str | None, overwrite: bool):
@@ -166,7 +147,7 @@ def demo(
 
     # Before the analysis: the viewer's package must be there before torch is.
     show_analysis = None if no_gui or not _has_display() else _load_viewer()
-    settings = _analysis_settings(material="MoTe2")
+    settings = analysis_settings(material="MoTe2")
     analysis = _analyze_one(sample_path("MoTe2_pristine.tif"), out, settings, None, overwrite)
     if show_analysis is not None:
         show_analysis(analysis, settings)

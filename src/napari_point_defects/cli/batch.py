@@ -10,7 +10,6 @@ from typing import Annotated
 
 import typer
 
-from napari_point_defects.cli.analysis import _analysis_settings, _region
 from napari_point_defects.cli.common import (
     AlphaOption,
     BetaOption,
@@ -27,7 +26,9 @@ from napari_point_defects.cli.common import (
     SublatticeOption,
     TrustOption,
     UnsureOption,
+    analysis_settings,
     progress_bar,
+    region_of,
 )
 from napari_point_defects.errors import PointDefectsError
 
@@ -94,11 +95,11 @@ def batch(
     request = BatchRequest(
         folder,
         out,
-        _analysis_settings(
+        analysis_settings(
             material=material,
             pixel_size_nm=pixel_size_nm,
             trust_pixel_size=trust_pixel_size,
-            region=_region(region),
+            region=region_of(region),
             sublattice_rank=sublattice_rank,
             alpha=alpha,
             beta=beta,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -43,7 +44,47 @@ SublatticeOption = Annotated[
 ]
 
 
-def as_user_error(error) -> PointDefectsError:
+def settings_of(model, values: Mapping[str, Any]):
+    """Return settings of a pydantic model.
+
+    Raises
+    ------
+    PointDefectsError
+        If a value is out of bounds; the line says which option's.
+    """
+    from pydantic import ValidationError
+
+    try:
+        return model.model_validate(dict(values))
+    except ValidationError as error:
+        raise _as_user_error(error) from error
+
+
+def analysis_settings(**given: Any):
+    """Return the settings of an analysis from the options that were given; None is not given.
+
+    Raises
+    ------
+    PointDefectsError
+        If the material is unknown or a value is out of bounds.
+    """
+    from napari_point_defects.analysis_settings import AnalysisSettings
+    from napari_point_defects.materials import get_material
+
+    given = {name: value for name, value in given.items() if value is not None}
+    if "material" in given:
+        get_material(given["material"])
+    return settings_of(AnalysisSettings, given)
+
+
+def region_of(path: Path | None):
+    """Return the region that a file draws; None without one."""
+    from napari_point_defects.region import read_region
+
+    return None if path is None else read_region(path)
+
+
+def _as_user_error(error) -> PointDefectsError:
     """Say in one line which option a settings model refused."""
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])

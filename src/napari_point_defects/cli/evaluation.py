@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from napari_point_defects.cli.common import OverwriteOption, as_user_error, progress_bar
+from napari_point_defects.cli.common import OverwriteOption, progress_bar, settings_of
 from napari_point_defects.errors import PointDefectsError
 
 
@@ -38,8 +38,6 @@ def evaluate(
     overwrite: OverwriteOption = False,
 ) -> None:
     """Measure weights: precision, recall and F1 per class, and the confusion matrix."""
-    from pydantic import ValidationError
-
     from napari_point_defects.outputs import check_outputs, write_json
     from napari_point_defects.retraining.measure import measure_weights
     from napari_point_defects.retraining.settings import RetrainSettings
@@ -49,17 +47,17 @@ def evaluate(
     if out is not None:
         check_outputs([out], overwrite)
     path = None if weights == "shipped" else Path(weights)
-    try:
-        settings = RetrainSettings(
-            kind=kind or _kind_of(path),
-            start=path,
-            data=tuple(data or ()),
-            labels=labels,
-            images=tuple(image) if image else None,
-            device=device,
-        )
-    except ValidationError as error:
-        raise as_user_error(error) from error
+    settings = settings_of(
+        RetrainSettings,
+        {
+            "kind": kind or _kind_of(path),
+            "start": path,
+            "data": tuple(data or ()),
+            "labels": labels,
+            "images": tuple(image) if image else None,
+            "device": device,
+        },
+    )
     with progress_bar("evaluate") as on_progress:
         version, scores = measure_weights(settings, split=split, on_progress=on_progress)
     for source, score in scores.items():

@@ -12,8 +12,9 @@ from napari_point_defects.cli.common import (
     MaterialOption,
     OutOption,
     PixelSizeOption,
-    as_user_error,
+    analysis_settings,
     progress_bar,
+    settings_of,
 )
 from napari_point_defects.errors import PointDefectsError
 
@@ -40,7 +41,7 @@ def match_to(
         if (out / RECORD).exists():
             raise PointDefectsError(f"{out} holds a training set already: choose another folder")
         check_outputs(match_paths(out).values(), overwrite=False)
-    settings = analysis_settings(material=material, pixel_size_nm=pixel_size_nm)
+    settings = analysis_settings(material=_formula(material), pixel_size_nm=pixel_size_nm)
     image = read_image(path, pixel_size_nm=settings.pixel_size_nm)
     with progress_bar(path.name) as on_progress:
         found = analyze_and_match(image, settings, base=base, on_progress=on_progress)
@@ -51,20 +52,11 @@ def match_to(
     return found.likeness.settings
 
 
-def analysis_settings(**given) -> AnalysisSettings:
-    """Make the settings of an analysis from the options that were given."""
-    from pydantic import ValidationError
-
-    from napari_point_defects.analysis_settings import AnalysisSettings
+def _formula(material: str | None) -> str | None:
+    """Return the formula as the program writes it."""
     from napari_point_defects.materials import get_material
 
-    given = {name: value for name, value in given.items() if value is not None}
-    if "material" in given:
-        given["material"] = get_material(given["material"]).formula
-    try:
-        return AnalysisSettings(**given)
-    except ValidationError as error:
-        raise as_user_error(error) from error
+    return None if material is None else get_material(material).formula
 
 
 def tell_match(found: ImageMatch, settings: AnalysisSettings) -> None:
@@ -103,8 +95,6 @@ def adapt(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
 ) -> None:
     """Train the weights on to images like one: measure it, simulate its like, learn that."""
-    from pydantic import ValidationError
-
     from napari_point_defects.image_matching import analyze_and_match
     from napari_point_defects.io import read_image
     from napari_point_defects.retraining.adapting import AdaptSettings, check_empty
@@ -113,17 +103,14 @@ def adapt(
 
     check_empty(out)
     analysis = analysis_settings(
-        material=material,
+        material=_formula(material),
         pixel_size_nm=pixel_size_nm,
         detector_weights=detector_weights,
         classifier_weights=classifier_weights,
         device=device,
     )
     given = {"train_images": images, "epochs": epochs, "seed": seed}
-    try:
-        chosen = AdaptSettings(**{k: v for k, v in given.items() if v is not None})
-    except ValidationError as error:
-        raise as_user_error(error) from error
+    chosen = settings_of(AdaptSettings, {k: v for k, v in given.items() if v is not None})
     base = load_settings(settings) if settings is not None else PRESETS["wide"]
     loaded = read_image(image, pixel_size_nm=pixel_size_nm)
     with progress_bar(image.name) as on_progress:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from napari_point_defects.cli.analysis import _analysis_settings
 from napari_point_defects.cli.common import (
     MaterialOption,
     OverwriteOption,
     PixelSizeOption,
     SignalOption,
     SublatticeOption,
+    analysis_settings,
     progress_bar,
 )
 from napari_point_defects.errors import PointDefectsError
@@ -54,7 +54,7 @@ def measure(
     overwrite: OverwriteOption = False,
 ) -> None:
     """Measure noise, probe, scan errors, contamination and contrast of one or many images."""
-    settings = _analysis_settings(
+    settings = analysis_settings(
         material=material, pixel_size_nm=pixel_size_nm, sublattice_rank=sublattice_rank
     )
     targets = [out / f"{path.stem}_measurement.json" for path in images] if out else []

@@ -8,16 +8,20 @@ from typing import Annotated
 
 import typer
 
-from napari_point_defects.cli.analysis import _analysis_settings
 from napari_point_defects.cli.common import (
+    ClassifierOption,
+    DetectorOption,
+    DeviceOption,
     MaterialOption,
+    MinScoreOption,
     OutOption,
     OverwriteOption,
     PixelSizeOption,
     SignalOption,
     SublatticeOption,
-    as_user_error,
+    analysis_settings,
     progress_bar,
+    settings_of,
 )
 
 
@@ -45,21 +49,22 @@ def movie(
         float | None,
         typer.Option(help="Largest drift from frame to frame, in lattice constants, if known"),
     ] = None,
-    min_score: Annotated[float, typer.Option(help="Lowest score of a hexagon")] = 0.4,
-    detector_weights: Annotated[Path | None, typer.Option(help="CNN-1, .safetensors")] = None,
-    classifier_weights: Annotated[Path | None, typer.Option(help="CNN-2, .safetensors")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    min_score: MinScoreOption = 0.4,
+    detector_weights: DetectorOption = None,
+    classifier_weights: ClassifierOption = None,
+    device: DeviceOption = "auto",
     overwrite: OverwriteOption = False,
 ) -> None:
     """Follow every unit cell through a movie: when each vacancy was made, and how often."""
     from napari_point_defects.movies.analysis import analyze_movie
     from napari_point_defects.movies.journal import FrameJournal
     from napari_point_defects.movies.results import journal_folder, movie_paths, write_movie
+    from napari_point_defects.movies.settings import MovieSettings
     from napari_point_defects.movies.tables import findings
     from napari_point_defects.outputs import check_outputs
     from napari_point_defects.stacks import open_stack
 
-    settings = _analysis_settings(
+    settings = analysis_settings(
         material=material,
         pixel_size_nm=pixel_size_nm,
         sublattice_rank=sublattice_rank,
@@ -68,13 +73,17 @@ def movie(
         classifier_weights=classifier_weights,
         device=device,
     )
-    options = _movie_settings(
-        dose_per_frame_e_nm2=dose_per_frame,
-        beam_current_pa=beam_current_pa,
-        dwell_us=dwell_us,
-        frame_time_s=frame_time_s,
-        largest_drift_a=largest_drift_a,
+    options = settings_of(
+        MovieSettings,
+        {
+            "dose_per_frame_e_nm2": dose_per_frame,
+            "beam_current_pa": beam_current_pa,
+            "dwell_us": dwell_us,
+            "frame_time_s": frame_time_s,
+            "largest_drift_a": largest_drift_a,
+        },
     )
+    options.check_dose()
     stack = open_stack(files, signal=signal, pixel_size_nm=settings.pixel_size_nm)
     check_outputs(movie_paths(stack.name, out).values(), overwrite)
     journal = FrameJournal.open(
@@ -92,17 +101,3 @@ def movie(
     for line in findings(found):
         typer.echo(line)
     typer.echo("  " + ", ".join(str(path) for path in paths.values()))
-
-
-def _movie_settings(**values):
-    """Make the settings, or say in one line which option is out of bounds."""
-    from pydantic import ValidationError
-
-    from napari_point_defects.movies.settings import MovieSettings
-
-    try:
-        options = MovieSettings(**values)
-    except ValidationError as error:
-        raise as_user_error(error) from error
-    options.dose_e_nm2((1.0, 1.0))  # refuse half a dose before any work
-    return options

@@ -11,8 +11,8 @@ from napari_point_defects.cli.common import (
     OutOption,
     OverwriteOption,
     SchedulerOption,
-    as_user_error,
     progress_bar,
+    settings_of,
 )
 from napari_point_defects.errors import PointDefectsError
 
@@ -94,8 +94,6 @@ def simulate(
 
 
 def _chosen(preset: str, path: Path | None, given: dict) -> TrainingSetSettings:
-    from pydantic import ValidationError
-
     from napari_point_defects.settings_files import read_settings
     from napari_point_defects.simulation.presets import PRESETS, TrainingSetSettings
     from napari_point_defects.simulation.set_records import settings_alone
@@ -104,10 +102,7 @@ def _chosen(preset: str, path: Path | None, given: dict) -> TrainingSetSettings:
         raise PointDefectsError(f"unknown preset {preset!r}: choose one of {', '.join(PRESETS)}")
     read = settings_alone(read_settings(path), str(path)) if path else {}
     values = PRESETS[preset].model_dump() | read | given
-    try:
-        return TrainingSetSettings.model_validate(values)
-    except ValidationError as error:
-        raise as_user_error(error) from error
+    return settings_of(TrainingSetSettings, values)
 
 
 def _make(settings: TrainingSetSettings, out: Path, resume: bool, **workers) -> None:
@@ -136,15 +131,10 @@ def simulate_image(
     overwrite: OverwriteOption = False,
 ) -> None:
     """Make one image and the table of its unit cells; the bundled samples are made so."""
-    from pydantic import ValidationError
-
     from napari_point_defects.settings_files import read_settings
     from napari_point_defects.simulation.recipes import Recipe, write_recipe
     from napari_point_defects.simulation.set_records import settings_alone
 
-    try:
-        chosen = Recipe.model_validate(settings_alone(read_settings(recipe), str(recipe)))
-    except ValidationError as error:
-        raise as_user_error(error) from error
+    chosen = settings_of(Recipe, settings_alone(read_settings(recipe), str(recipe)))
     paths = write_recipe(chosen, recipe.stem, out, overwrite)
     typer.echo(", ".join(str(p) for p in paths))

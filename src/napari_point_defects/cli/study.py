@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from napari_point_defects.cli.analysis import _analysis_settings
 from napari_point_defects.cli.common import (
     MaterialOption,
     OutOption,
@@ -16,6 +15,7 @@ from napari_point_defects.cli.common import (
     PixelSizeOption,
     SignalOption,
     SublatticeOption,
+    analysis_settings,
     progress_bar,
 )
 
@@ -36,7 +36,7 @@ def study(
     from napari_point_defects.study import study as run
     from napari_point_defects.study import study_paths, write_study
 
-    settings = _analysis_settings(
+    settings = analysis_settings(
         material=material, pixel_size_nm=pixel_size_nm, sublattice_rank=sublattice_rank
     )
     check_outputs(study_paths(image.stem, out).values(), overwrite)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from napari_point_defects.cli.common import OutOption, as_user_error, progress_bar
+from napari_point_defects.cli.common import OutOption, progress_bar, settings_of
 
 train_app = typer.Typer(
     help="Train the networks on simulated sets and on labels.", no_args_is_help=True
@@ -128,8 +128,6 @@ def train_classifier(
 
 def _train(out: Path, resume: bool, start: str | None, **values) -> None:
     """Train and print what came of it, before and after."""
-    from pydantic import ValidationError
-
     from napari_point_defects.retraining.folder import result_path
     from napari_point_defects.retraining.run import retrain
     from napari_point_defects.retraining.settings import RetrainSettings
@@ -141,10 +139,8 @@ def _train(out: Path, resume: bool, start: str | None, **values) -> None:
     if values["labels"] is None:
         values["preset"] = values["preset"] or "compact"
     values["images"] = tuple(values["images"]) if values["images"] else None
-    try:
-        settings = RetrainSettings(start=weights, from_scratch=start == "scratch", **values)
-    except ValidationError as error:
-        raise as_user_error(error) from error
+    values |= {"start": weights, "from_scratch": start == "scratch"}
+    settings = settings_of(RetrainSettings, values)
     with progress_bar(f"train {settings.kind}") as on_progress:
         retrained = retrain(settings, out, resume=resume, on_progress=on_progress)
     card = retrained.weights.card
