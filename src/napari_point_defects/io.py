@@ -46,8 +46,8 @@ def list_signals(path: str | Path) -> list[SignalInfo]:
         If the file is missing, damaged, or of a kind that no reader knows.
     """
     path = Path(path)
-    with _reader_boundary(path):
-        signals = _reader(path)(path)
+    with reader_boundary(path):
+        signals = reader_of(path)(path)
     if not signals:
         hint = f"; is {path.stem}_1.ser beside it?" if path.suffix.lower() == ".emi" else ""
         raise PointDefectsError(f"{path.name} holds no data{hint}")
@@ -81,32 +81,26 @@ def read_image(
         message is one line and says what to do.
     """
     path = Path(path)
-    if pixel_size_nm is not None and not (math.isfinite(pixel_size_nm) and pixel_size_nm > 0):
-        raise PointDefectsError(
-            f"the pixel size must be a positive number of nm, not {pixel_size_nm}: "
-            "check --pixel-size-nm"
-        )
-    chosen = _choose(list_signals(path), signal, path.name)
+    given = user_calibration(pixel_size_nm)
+    chosen = choose_signal(list_signals(path), signal, path.name)
     # The user knows better than a wrong unit.
     if chosen.kind == "diffraction pattern" and pixel_size_nm is None:
-        raise PointDefectsError(_not_in_real_space(chosen, path.name))
+        raise PointDefectsError(not_in_real_space(chosen, path.name))
     if chosen.kind not in ("image", "colour image", "diffraction pattern"):
         raise PointDefectsError(_refusal(chosen, path.name))
     _check_size(chosen, path)
-    with _reader_boundary(path):
+    with reader_boundary(path):
         data = chosen.load()
     if data.shape != chosen.shape:
         raise PointDefectsError(f"{path.name} is damaged: its data do not have the size it claims")
     if chosen.is_colour:
         data = _grey(data, path.name)
 
-    calibration = _axes_calibration(chosen)
-    if pixel_size_nm is not None:
-        calibration = Calibration((float(pixel_size_nm), float(pixel_size_nm)), "user")
-    if _is_turned(chosen):
+    calibration = axes_calibration(chosen) if given is None else given
+    if is_turned(chosen):
         data = data.T
     return StemImage(
-        data=_as_float32(data, path.name),
+        data=as_float32(data, path.name),
         name=path.stem,
         calibration=calibration,
         path=path,
@@ -129,13 +123,31 @@ def read_calibration(path: str | Path, *, signal: str | int | None = None) -> Ca
         If the file cannot be read, or is a diffraction pattern.
     """
     path = Path(path)
-    chosen = _choose(list_signals(path), signal, path.name)
+    chosen = choose_signal(list_signals(path), signal, path.name)
     if chosen.is_reciprocal:
-        raise PointDefectsError(_not_in_real_space(chosen, path.name))
-    return _axes_calibration(chosen)
+        raise PointDefectsError(not_in_real_space(chosen, path.name))
+    return axes_calibration(chosen)
 
 
-def _not_in_real_space(signal: SignalInfo, file_name: str) -> str:
+def user_calibration(pixel_size_nm: float | None) -> Calibration | None:
+    """Return the calibration that the user gives in place of a file's; None where none is given.
+
+    Raises
+    ------
+    PointDefectsError
+        If it is no length.
+    """
+    if pixel_size_nm is None:
+        return None
+    if not (math.isfinite(pixel_size_nm) and pixel_size_nm > 0):
+        raise PointDefectsError(
+            f"the pixel size must be a positive number of nm, not {pixel_size_nm}: "
+            "check --pixel-size-nm"
+        )
+    return Calibration((float(pixel_size_nm), float(pixel_size_nm)), "user")
+
+
+def not_in_real_space(signal: SignalInfo, file_name: str) -> str:
     """Say that a pattern's axes give no pixel size."""
     return (
         f"{file_name} is a diffraction pattern (its axes are in {signal.axes[-1].units}): give an "
@@ -143,17 +155,19 @@ def _not_in_real_space(signal: SignalInfo, file_name: str) -> str:
     )
 
 
-def _axes_calibration(signal: SignalInfo) -> Calibration:
+def axes_calibration(signal: SignalInfo) -> Calibration:
     """Return the calibration (y, x), also of an array whose axes are x and y."""
-    return _calibration(signal.axes[:-3:-1] if _is_turned(signal) else signal.axes)
+    return _calibration(signal.axes[:-3:-1] if is_turned(signal) else signal.axes)
 
 
-def _is_turned(signal: SignalInfo) -> bool:
+def is_turned(signal: SignalInfo) -> bool:
     """Tell whether the first axis of an image is x."""
     return [axis.name.lower() for axis in signal.axes[-2:]] == ["x", "y"]
 
 
-def _choose(signals: list[SignalInfo], wanted: str | int | None, file_name: str) -> SignalInfo:
+def choose_signal(
+    signals: list[SignalInfo], wanted: str | int | None, file_name: str
+) -> SignalInfo:
     """Pick the signal asked for, or the only one that can be meant."""
     listing = "; ".join(f"{i}: {s.describe()}" for i, s in enumerate(signals))
     if wanted is not None:
@@ -221,7 +235,7 @@ def _grey(data: np.ndarray, file_name: str) -> np.ndarray:
     return colours[..., 0]
 
 
-def _as_float32(data: np.ndarray, file_name: str) -> np.ndarray:
+def as_float32(data: np.ndarray, file_name: str) -> np.ndarray:
     """Check an image and return it in single precision, NaN where it is not finite."""
     if min(data.shape) < MIN_SIDE_PX:
         raise PointDefectsError(
@@ -269,7 +283,7 @@ def _calibration(axes: Sequence[Axis]) -> Calibration:
 
 
 @contextmanager
-def _reader_boundary(path: Path) -> Iterator[None]:
+def reader_boundary(path: Path) -> Iterator[None]:
     """Turn whatever a reader raises into one line, and keep its warnings and log to ourselves."""
     if not path.exists():
         raise PointDefectsError(f"{path} does not exist: check the path")
@@ -301,7 +315,7 @@ def _reader_boundary(path: Path) -> Iterator[None]:
                 logger.setLevel(level)
 
 
-def _reader(path: Path) -> Callable[[Path], list[SignalInfo]]:
+def reader_of(path: Path) -> Callable[[Path], list[SignalInfo]]:
     """Return the reader for the file's extension."""
     try:
         return READERS[path.suffix.lower()]

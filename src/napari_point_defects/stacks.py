@@ -14,15 +14,16 @@ import numpy as np
 
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.io import (
-    _as_float32,
-    _axes_calibration,
-    _choose,
-    _is_turned,
-    _not_in_real_space,
-    _reader,
-    _reader_boundary,
+    as_float32,
+    axes_calibration,
+    choose_signal,
+    is_turned,
+    not_in_real_space,
     read_calibration,
     read_image,
+    reader_boundary,
+    reader_of,
+    user_calibration,
 )
 from napari_point_defects.readers import (
     MAX_BYTES,
@@ -101,7 +102,7 @@ class Stack:
             raise PointDefectsError(f"{title} is damaged: it has not the size that the file claims")
         path = self.paths[index if len(self.paths) > 1 else 0] if self.paths else None
         return StemImage(
-            _as_float32(data, title),
+            as_float32(data, title),
             f"{self.name}_{index:04d}",
             self.calibration,
             path,
@@ -166,11 +167,7 @@ def open_stack(
     paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
     if not paths:
         raise PointDefectsError("no file: give a stack, or the frames in their order")
-    if pixel_size_nm is not None and not (math.isfinite(pixel_size_nm) and pixel_size_nm > 0):
-        raise PointDefectsError(
-            f"the pixel size must be a positive number of nm, not {pixel_size_nm}: "
-            "check --pixel-size-nm"
-        )
+    given = user_calibration(pixel_size_nm)
     paths = [Path(path) for path in paths]
     if len(paths) > 1:
         stack = _of_files(paths, signal, pixel_size_nm)
@@ -178,16 +175,13 @@ def open_stack(
         stack = _of_zarr(paths[0])
     else:
         stack = _of_file(paths[0], signal, pixel_size_nm)
-    if pixel_size_nm is not None:
-        user = Calibration((float(pixel_size_nm), float(pixel_size_nm)), "user")
-        stack = replace(stack, calibration=user)
-    return stack
+    return stack if given is None else replace(stack, calibration=given)
 
 
 def _of_file(path: Path, signal: str | int | None, pixel_size_nm: float | None) -> Stack:
     """Open one file."""
-    with _reader_boundary(path):
-        signals = _reader(path)(path)
+    with reader_boundary(path):
+        signals = reader_of(path)(path)
     chosen = _chosen(signals, signal, path.name)
     if chosen.kind != "stack":
         if chosen.kind == "image":
@@ -197,14 +191,14 @@ def _of_file(path: Path, signal: str | int | None, pixel_size_nm: float | None) 
             )
         raise PointDefectsError(f"{path.name} holds {chosen.describe()}: give a stack (T, Y, X)")
     if chosen.is_reciprocal and pixel_size_nm is None:
-        raise PointDefectsError(_not_in_real_space(chosen, path.name))
+        raise PointDefectsError(not_in_real_space(chosen, path.name))
     _check_stack(chosen, path)
-    calibration = _axes_calibration(chosen)
-    turned = _is_turned(chosen)
+    calibration = axes_calibration(chosen)
+    turned = is_turned(chosen)
     shape = chosen.shape[::-1][:2] if turned else chosen.shape[1:]
 
     def load(index: int) -> np.ndarray:
-        with _reader_boundary(path):
+        with reader_boundary(path):
             data = np.asarray(chosen.load_frame(index))
         return data.T if turned else data
 
@@ -224,7 +218,7 @@ def _chosen(signals: list[SignalInfo], signal: str | int | None, file_name: str)
     if not signals:
         raise PointDefectsError(f"{file_name} holds no data: give a stack (T, Y, X)")
     if signal is not None or len(signals) == 1:
-        return _choose(signals, signal, file_name)
+        return choose_signal(signals, signal, file_name)
     stacks = [each for each in signals if each.kind == "stack"]
     titled = [each for each in stacks if "haadf" in each.name.lower()]
     for found in (titled, stacks):
@@ -354,7 +348,7 @@ def _of_zarr(path: Path) -> Stack:
 
     info = SignalInfo("", shape, np.dtype(array.dtype), axes)
     time = _seconds(axes[0]) if axes else None
-    return Stack(path.stem, shape, _axes_calibration(info), time, partial(load), (path,))
+    return Stack(path.stem, shape, axes_calibration(info), time, partial(load), (path,))
 
 
 def _finest(levels: list | None) -> str:
