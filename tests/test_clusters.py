@@ -10,6 +10,7 @@ import dask
 import numpy as np
 import pytest
 from distributed import Client, LocalCluster
+from small_sets import SMALL
 
 from napari_point_defects import cluster_worker, clusters, dask_workers
 from napari_point_defects.cluster_worker import Needs
@@ -17,7 +18,6 @@ from napari_point_defects.clusters import open_cluster
 from napari_point_defects.dask_workers import DaskWorkers, Here, Lost
 from napari_point_defects.errors import PointDefectsError, Stopped
 from napari_point_defects.simulation import columns
-from napari_point_defects.simulation.presets import TrainingSetSettings
 from napari_point_defects.simulation.sets import find_set, simulate_training_set
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="kills as POSIX does")
@@ -203,16 +203,6 @@ def test_a_scheduler_that_goes_is_noticed(monkeypatch):
 
 
 # --- simulated sets ----------------------------------------------------------------------------
-
-SMALL = TrainingSetSettings(
-    materials=("MoTe2", "WS2"),
-    train_images=6,
-    validation_images=3,
-    side_a=6.0,
-    a_px=(10.0, 12.0),
-    column_counts=(2e3, 2e3),
-    seed=11,
-)
 
 
 def contents(folder):

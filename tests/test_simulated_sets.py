@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small_sets import SMALL
 
 from napari_point_defects.errors import PointDefectsError, Stopped
 from napari_point_defects.materials import get_material
@@ -20,16 +21,6 @@ from napari_point_defects.simulation.images import simulate_example, simulate_im
 from napari_point_defects.simulation.presets import PRESETS, TrainingSetSettings
 from napari_point_defects.simulation.sets import find_set, image_order, simulate_training_set
 from napari_point_defects.training_set import TrainingSet
-
-SMALL = TrainingSetSettings(
-    materials=("MoTe2", "WS2"),
-    train_images=6,
-    validation_images=3,
-    side_a=6.0,
-    a_px=(10.0, 12.0),
-    column_counts=(2e3, 2e3),
-    seed=11,
-)
 
 
 def hashes(folder):
