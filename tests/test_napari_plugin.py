@@ -171,7 +171,7 @@ def _microscope_files():
 def test_files_from_microscopes_open_or_are_refused_in_one_line():
     if not (files := _microscope_files()):
         pytest.skip("the folder of example files is not there")
-    opened, refusals = 0, []
+    opened, stacks, refusals = 0, 0, []
     for path in files:
         try:
             layers = [Layer.create(*data) for data in reader.read(str(path))]
@@ -180,9 +180,14 @@ def test_files_from_microscopes_open_or_are_refused_in_one_line():
             continue
         opened += 1
         for layer in layers:
-            assert layer.ndim == 2
-            assert str(layer.units[0]) in ("nanometer", "pixel")
+            assert layer.axis_labels == ("t", "y", "x")[-layer.ndim :]
+            assert layer.ndim == 2 or len(layers) == 1
+            assert all(str(unit) in ("nanometer", "pixel") for unit in layer.units[-2:])
+            assert str(layer.units[0]) in ("nanometer", "pixel", "second")
             assert (layer.scale > 0).all()
+            assert np.asarray(layer.data[0]).shape == layer.data.shape[1:]
+            stacks += layer.ndim == 3
     assert opened > len(files) / 4
+    assert stacks > 3
     assert refusals
     assert not any("\n" in refusal for refusal in refusals)
