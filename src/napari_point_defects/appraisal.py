@@ -18,10 +18,12 @@ from napari_point_defects.measurement.image import measure_image
 from napari_point_defects.quality import Quality, assess_quality
 from napari_point_defects.records import StemImage, UnitCells
 from napari_point_defects.region_limits import region_entry
+from napari_point_defects.threads import side_by_side, small_matrices
 from napari_point_defects.training_check import training_warnings
 from napari_point_defects.weights.trained_on import with_current_warning
 
 
+@small_matrices()
 def appraise(
     image: StemImage, detection: Detection, cells: UnitCells, settings: AnalysisSettings
 ) -> Analysis:
@@ -39,13 +41,16 @@ def appraise(
     -------
     Analysis
     """
-    measured = measure(image, detection, cells, settings)
+    measured, quality = side_by_side(
+        lambda look: look(image, detection, cells, settings), (measure, quality_of)
+    )
     outside = training_warnings(measured, detection, image.data.shape, settings)
     detection = replace(detection, warnings=(*detection.warnings, *outside))
-    census = census_of(image, detection, cells, settings, measured)
+    census = census_of(image, detection, cells, settings, measured, quality)
     return Analysis(image, detection, cells, census, measured)
 
 
+@small_matrices()
 def measure(
     image: StemImage, detection: Detection, cells: UnitCells, settings: AnalysisSettings
 ) -> Measurement:
@@ -79,11 +84,16 @@ def census_of(
     cells: UnitCells,
     settings: AnalysisSettings,
     measurement: Measurement | None = None,
+    quality: Quality | None = None,
 ) -> dict[str, Any]:
-    """Return the census as written to JSON, with the measurement if there is one."""
+    """Return the census as written to JSON, with the measurement if there is one.
+
+    The quality is assessed where it is not given.
+    """
     material = get_material(settings.material)
     files = networks.weights_of(settings)
     classifier = networks.classifier_of(settings)
+    quality = quality or quality_of(image, detection, cells, settings)
     priors = classifier.calibration.shares_in(cells.probabilities)
     region = region_entry(settings.region, image.data.shape, detection.pixel_size_nm)
     census = census_dict(
@@ -105,7 +115,7 @@ def census_of(
         versions={"napari-point-defects": __version__, "python": platform.python_version()},
         settings={"image": image.name, "signal": image.signal}
         | settings.model_dump(mode="json", exclude={"region"}),
-        quality=quality_of(image, detection, cells, settings).as_dict(),
+        quality=quality.as_dict(),
         measurement=measurement,
         estimates=class_shares(cells.probabilities, priors),
     )

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 from scipy.ndimage import map_coordinates
 
 from napari_point_defects.blurring import gaussian_blur
 from napari_point_defects.records import Lattice
+from napari_point_defects.threads import side_by_side
 
 _PART_PX = 5_000_000  # pixels of a part: some 300 MB while it is made
 _SOURCE_PX = 20_000_000  # of the image that such a part may show: some 260 MB
@@ -326,12 +327,21 @@ def sample_windows(
         smooth = smooth_for_step(crop, step_px, fill)
         if gaps:  # else it may be the caller's own array, and read-only
             smooth[missing] = np.nan
-        for first in range(0, len(together), 1024):  # bounds the memory of the coordinates
-            block = together[first : first + 1024]
-            turned = np.einsum("kij,hwj->ikhw", matrices[block], offsets)
-            where = turned + (centres_px[block] - start).T[:, :, None, None]
-            windows[block] = map_coordinates(smooth, where, order=1, mode="constant", cval=np.nan)
+        cut = partial(_cut, smooth, offsets)
+        # bounds the memory of the coordinates
+        blocks = [together[first : first + 256] for first in range(0, len(together), 256)]
+        parts = ((matrices[block], centres_px[block] - start) for block in blocks)
+        for block, found in zip(blocks, side_by_side(cut, parts), strict=True):
+            windows[block] = found
     return windows
+
+
+def _cut(image: np.ndarray, offsets: np.ndarray, part: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Interpolate windows (K, h, w), given the matrices and the middles of a part of them."""
+    matrices, middles = part
+    turned = np.einsum("kij,hwj->ikhw", matrices, offsets)
+    where = turned + middles.T[:, :, None, None]
+    return map_coordinates(image, where, np.float32, order=1, mode="constant", cval=np.nan)
 
 
 def neighbourhoods(

@@ -36,6 +36,7 @@ from napari_point_defects.region_limits import (
     hexagons_within,
     recast_within,
 )
+from napari_point_defects.threads import small_matrices
 from napari_point_defects.weights.trained_on import with_current_warning
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def _never() -> bool:
     return False
 
 
+@small_matrices()
 def detect(
     image: StemImage,
     settings: AnalysisSettings,
@@ -127,6 +129,7 @@ def detect(
     return Detection(lattice, hexagons, size, source, tuple(warnings), domains, area)
 
 
+@small_matrices()
 def classify(
     image: StemImage,
     detection: Detection,
@@ -176,6 +179,7 @@ def classify(
     return replace(cells, probabilities=classifier.calibration.adapted(cells.probabilities))
 
 
+@small_matrices()
 def reference_of(
     image: StemImage, detection: Detection, cells: UnitCells, settings: AnalysisSettings
 ) -> dict[int, Reference | None]:
@@ -187,6 +191,7 @@ def reference_of(
     return references(classifier.reference, image.data, cells, detection.domain_map)
 
 
+@small_matrices()
 def reclassify(
     image: StemImage,
     detection: Detection,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from scipy.optimize import nnls
 
 from napari_point_defects.occupancy.placing import DISTANCES_A, REACH_A, Crop
+from napari_point_defects.threads import side_by_side
 
 _WIDTHS_A = np.array([0.07, 0.10, 0.14, 0.19, 0.26, 0.36])  # standard deviations
 _TAIL_FROM_A = 0.25  # Gaussians wider than this are tails
@@ -105,20 +107,11 @@ def fit_columns(
 
 def _fit(crops, occupancy, dirt, before: ColumnModel | None) -> ColumnModel:
     shapes, n = _gaussians(), len(_WIDTHS_A)
-    normal, right, signal = np.zeros((2 * n + 2,) * 2), np.zeros(2 * n + 2), []
-    for crop, (chalcogen, metal), soil in zip(crops, occupancy, dirt, strict=True):
-        rows = crop.judged
-        parts = [crop.chalcogen.painted(shapes[:, j], chalcogen)[rows] for j in range(n)]
-        parts += [crop.metal.painted(shapes[:, j], metal)[rows] for j in range(n)]
-        design = np.stack([*parts, np.ones(len(rows)), -np.ones(len(rows))], axis=1)
-        values = crop.values[rows] - soil[rows]
-        weight = np.ones(len(rows))
-        if before is not None:
-            weight = 1 / before.variance(before.painted(crop, chalcogen, metal) + soil)[rows]
-        normal += (design * weight[:, None]).T @ design
-        right += (design * weight[:, None]).T @ values
-        signal.append(values)
-    values = np.concatenate(signal)
+    parts = zip(crops, occupancy, dirt, strict=True)
+    normals, rights, signal = zip(
+        *side_by_side(partial(_equations, shapes, before), parts), strict=True
+    )
+    normal, right, values = sum(normals), sum(rights), np.concatenate(signal)
     if before is not None:
         mean = max(float(values.mean() - np.percentile(values, 2)), 1e-30)
         tails = np.where(_WIDTHS_A > _TAIL_FROM_A, 2 * np.pi * _WIDTHS_A**2, 0.0)
@@ -131,6 +124,31 @@ def _fit(crops, occupancy, dirt, before: ColumnModel | None) -> ColumnModel:
         shapes @ found[:n], shapes @ found[n : 2 * n], float(found[-2] - found[-1]), 0.0, 1.0
     )
     return _with_noise(fitted, crops, occupancy, dirt)
+
+
+def _equations(
+    shapes: np.ndarray,
+    before: ColumnModel | None,
+    part: tuple[Crop, tuple[np.ndarray, np.ndarray], np.ndarray],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return what a crop, its columns' occupancy and its dirt add to the normal equations.
+
+    Their matrix and right side, and the values of the pixels.
+    """
+    crop, (chalcogen, metal), soil = part
+    rows = crop.judged
+    parts = (
+        sites.painted_each(shapes, held)[rows]
+        for sites, held in ((crop.chalcogen, chalcogen), (crop.metal, metal))
+    )
+    ones = np.ones((len(rows), 1))
+    design = np.concatenate([*parts, ones, -ones], axis=1)
+    values = crop.values[rows] - soil[rows]
+    weighted = design
+    if before is not None:
+        variance = before.variance(before.painted(crop, chalcogen, metal) + soil)[rows]
+        weighted = design / variance[:, None]
+    return weighted.T @ design, weighted.T @ values, values
 
 
 def _with_noise(model: ColumnModel, crops, occupancy, dirt) -> ColumnModel:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from scipy.spatial import cKDTree
@@ -20,7 +21,6 @@ from napari_point_defects.materials import DefectClass
 from napari_point_defects.occupancy.column_model import USUAL_RATES, ColumnModel, fit_columns
 from napari_point_defects.occupancy.dirt import dirt_of, learn_dirt
 from napari_point_defects.occupancy.placing import (
-    DISTANCES_A,
     SAME_A,
     STEP_A,
     Crop,
@@ -28,6 +28,7 @@ from napari_point_defects.occupancy.placing import (
     steadied,
 )
 from napari_point_defects.records import Lattice, UnitCells
+from napari_point_defects.threads import side_by_side, small_matrices
 
 SINGLE = 0.42
 """Brightness of one X atom over that of two, which channel: 0.40–0.43 in all six materials
@@ -46,6 +47,7 @@ _FEWEST_CELLS = 12
 _MOST_LEARNED = 600  # cells
 _LEARNED_PARTS = 4
 _BREADTH_A = 0.4
+_JUDGED_TOGETHER = 192  # cells: what is made for them stays in the processor's cache
 _AROUND_A = 2.6  # cells this near are solved with a group, and not kept
 
 
@@ -66,13 +68,15 @@ class ColumnEvidence:
         None where there are too few cells to learn from.
     """
 
+    @small_matrices()
     def __init__(self, data: np.ndarray, lattice: Lattice, cells: UnitCells) -> None:
         self.model: ColumnModel | None = None
         self._learned_from: np.ndarray | None = None
         if len(cells) < _FEWEST_CELLS:
             return
         centres = steadied(lattice, cells.centres_px)
-        crops = [Crop(data, lattice, centres[rows]) for rows in _to_learn_from(lattice, centres)]
+        parts = _to_learn_from(lattice, centres)
+        crops = list(side_by_side(lambda rows: Crop(data, lattice, centres[rows]), parts))
         if sum(len(crop.judged) for crop in crops) < 50 * len(DefectClass):
             return
         self.model, found = _solve(crops, None)
@@ -93,6 +97,7 @@ class ColumnEvidence:
         breadth = column[round(_BREADTH_A / STEP_A)] / max(float(column[0]), 1e-30)
         return np.array([np.log(np.mean(self.model.doubt)), min(float(breadth), 1.0)])
 
+    @small_matrices()
     def of(
         self,
         data: np.ndarray,
@@ -137,15 +142,19 @@ class ColumnEvidence:
         wanted = np.unique(place[: len(cells)])
         centres = steadied(lattice, there)
         tree, judged = cKDTree(centres), np.zeros((len(there), len(DefectClass)))
-        done = 0
-        for group in groups_of(lattice, centres[wanted]):
+
+        def judge(mine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             if should_stop():
                 raise Stopped
-            mine = wanted[group]
             near = tree.query_ball_point(centres[mine], _AROUND_A * lattice.a_px)
             others = np.setdiff1d(np.concatenate(near).astype(int), mine)
             crop = Crop(data, lattice, centres[np.concatenate([mine, others])])
-            judged[mine] = _solve([crop], self.model)[1][0][: len(mine)]
+            return mine, _solve([crop], self.model)[1][0][: len(mine)]
+
+        done = 0
+        groups = (wanted[group] for group in groups_of(lattice, centres[wanted]))
+        for mine, said in side_by_side(judge, groups):
+            judged[mine] = said
             done += len(mine)
             on_progress(done / len(wanted))
         return judged[place[: len(cells)]]
@@ -198,14 +207,8 @@ def _solve(
         if learning and number in _DIRT_IN:
             variance, length = learn_dirt(crops, bright, noise)
             model = replace(model, dirt_variance=variance, dirt_length=length)
-        dirt = [
-            dirt_of(crop, b, n, model.dirt_variance, model.dirt_length)
-            for crop, b, n in zip(crops, bright, noise, strict=True)
-        ]
-        judged = [
-            _judge(crop, model, b + d, *each)
-            for crop, b, d, each in zip(crops, bright, dirt, held, strict=True)
-        ]
+        parts = zip(crops, bright, noise, held, strict=True)
+        dirt, judged = zip(*side_by_side(partial(_look, model), parts), strict=True)
         beliefs = [
             softmax(found[0] + np.log(np.where(crop.known[:, None], rates, _OUTSIDE)), axis=1)
             for crop, found in zip(crops, judged, strict=True)
@@ -227,6 +230,19 @@ def _solve(
     ]
 
 
+def _look(
+    model: ColumnModel,
+    part: tuple[Crop, np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]],
+) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+    """Return the dirt of a crop and what :func:`_judge` finds above it.
+
+    The part is the crop, the brightness of its columns, the noise and the columns' occupancy.
+    """
+    crop, bright, noise, held = part
+    dirt = dirt_of(crop, bright, noise, model.dirt_variance, model.dirt_length)
+    return dirt, _judge(crop, model, bright + dirt, *held)
+
+
 def _judge(
     crop: Crop, model: ColumnModel, bright: np.ndarray, held_x: np.ndarray, held_m: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -243,29 +259,36 @@ def _judge(
         How far the evidence for V_X1 and V_M is from what a perfect cell's is on average, in the
         standard deviations that the noise makes.
     """
-    x, m = _looked_up(model.chalcogen, crop.to_chalcogen), _looked_up(model.metal, crop.to_metal)
-    shift = model.offset / model.gain**2
-    without = (bright[crop.patch] - held_x[:, None] * x - held_m[:, None] * m) / model.gain + shift
-    x, m = x / model.gain, m / model.gain
-    counts = crop.values[crop.patch] / model.gain + shift
-    perfect = np.maximum(without + x + m, 1e-6)
     evidence = np.zeros((len(crop.known), len(DefectClass)))
     surprise = np.zeros((len(crop.known), 2))
-    for c in range(1, len(DefectClass)):
-        mean = np.maximum(without + _CHALCOGEN[c] * x + _METAL[c] * m, _FLOOR * perfect)
-        ratio = np.log(mean / perfect) * crop.seen
-        fewer = ((mean - perfect) * crop.seen).sum(axis=1)
-        evidence[:, c] = (counts * ratio).sum(axis=1) - fewer
-        if c in (DefectClass.V_X1, DefectClass.V_M):
-            expected = (perfect * ratio).sum(axis=1) - fewer
-            spread = np.sqrt(np.maximum((perfect * ratio**2).sum(axis=1), 1e-12))
-            surprise[:, int(c == DefectClass.V_M)] = (evidence[:, c] - expected) / spread
+    shift = model.offset / model.gain**2
+    explained, counts = bright / model.gain + shift, crop.values / model.gain + shift
+    # what is not seen speaks for no class: nothing was counted there, and no column is near
+    explained, counts = np.append(explained, 1.0), np.append(counts, 0.0)
+    chalcogen, metal = model.chalcogen / model.gain, model.metal / model.gain
+    for first in range(0, len(crop.known), _JUDGED_TOGETHER):
+        rows = slice(first, first + _JUDGED_TOGETHER)
+        patch = crop.patch[rows]
+        x, m = chalcogen[crop.to_chalcogen[rows]], metal[crop.to_metal[rows]]
+        whole = explained[patch] + (1 - held_x[rows, None]) * x + (1 - held_m[rows, None]) * m
+        perfect = np.maximum(whole, 1e-6)
+        least, seen_counts = _FLOOR * perfect, counts[patch]
+        for c in range(1, len(DefectClass)):
+            mean = whole - (1 - _CHALCOGEN[c]) * x
+            if not _METAL[c]:
+                mean -= m
+            np.maximum(mean, least, out=mean)
+            fewer = mean.sum(axis=1) - perfect.sum(axis=1)
+            mean /= perfect
+            ratio = np.log(mean, out=mean)
+            found = np.einsum("kp,kp->k", seen_counts, ratio) - fewer
+            evidence[rows, c] = found
+            if c in (DefectClass.V_X1, DefectClass.V_M):
+                expected = np.einsum("kp,kp->k", perfect, ratio) - fewer
+                spread = np.sqrt(np.einsum("kp,kp,kp->k", perfect, ratio, ratio))
+                off = (found - expected) / np.maximum(spread, 1e-6)
+                surprise[rows, int(c == DefectClass.V_M)] = off
     return evidence, surprise
-
-
-def _looked_up(table: np.ndarray, distance_a: np.ndarray) -> np.ndarray:
-    steps = np.minimum(np.rint(distance_a / STEP_A).astype(int), len(DISTANCES_A) - 1)
-    return table[steps]
 
 
 def _doubt(

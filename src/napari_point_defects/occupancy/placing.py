@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from functools import cached_property
 
 import numpy as np
+from scipy.sparse import csc_array, csr_array
 from scipy.spatial import cKDTree
 
 from napari_point_defects.canonical import neighbourhoods
@@ -19,6 +20,7 @@ from napari_point_defects.records import Lattice
 STEP_A = 0.01  # of tables of a column's brightness against the distance from it
 REACH_A = 0.9  # beyond it a column's image is taken to be 0
 DISTANCES_A = np.arange(0, REACH_A + 2 * STEP_A, STEP_A)
+_FAR = np.int16(len(DISTANCES_A) - 1)  # the last of such a table: nothing is left there
 _PATCH_A = 0.55  # pixels nearer than this to a cell's columns judge the cell
 _HOLLOW_A = 0.28
 _WHOLE = 0.6  # of a hollow's pixels must have been recorded
@@ -75,6 +77,7 @@ class Sites:
 
     Attributes
     ----------
+    points : ndarray of shape (K, 2)
     pixels : ndarray of shape (K, P), int
         Flat indices into the crop; where there is no pixel, one beyond the last.
     distance : ndarray of shape (K, P), int
@@ -83,19 +86,47 @@ class Sites:
 
     def __init__(self, crop: Crop, points: np.ndarray, reach_a: float) -> None:
         offsets = _disc(crop.matrices, np.zeros((1, 2)), reach_a)
-        pixels = np.rint(points).astype(int)[:, None] + offsets
-        apart = crop.turned(pixels - points[:, None])
-        distance = np.hypot(apart[..., 0], apart[..., 1])
-        inside = crop.holds(pixels) & (distance < reach_a)
         self.points, self.size = points, crop.data.size
-        self.pixels = np.where(inside, crop.flat(pixels), crop.data.size).astype(np.int32)
-        steps = np.rint(np.minimum(distance, REACH_A + STEP_A) / STEP_A)
-        self.distance = np.where(inside, steps, len(DISTANCES_A) - 1).astype(np.int16)
+        self.pixels = crop.pixels_about(points, offsets)
+        distance = crop.distances(points, offsets, points)
+        self.pixels[distance >= reach_a] = self.size
+        self.distance = _in_steps(distance)
+        self.distance[self.pixels == self.size] = _FAR
+        self._shining: tuple[np.ndarray | None, csc_array | None] = None, None
 
     def painted(self, table: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """Add up the sites' images: their brightness by distance, times a weight for each."""
-        values = table[self.distance] * weights[:, None]
-        return np.bincount(self.pixels.ravel(), values.ravel(), self.size + 1)[:-1]
+        """Add up the sites' images: their brightness by distance, times a weight for each.
+
+        Rounds paint with one table again and again: the last one's images are kept.
+        """
+        if self._shining[0] is not table:
+            self._shining = table, self.images(table)
+        return (self._shining[1] @ weights)[:-1]
+
+    def images(self, table: np.ndarray) -> csc_array:
+        """Return the sites' images as a matrix (pixels and one beyond, sites)."""
+        return self._by_pixel(table[self.distance].ravel())
+
+    def painted_each(self, tables: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Paint with several tables (R, W) at once: shape (pixels, W)."""
+        entry, site, starts = self._sorted
+        by_distance = csr_array(
+            (weights[site], self.distance.ravel()[entry], starts),
+            shape=(self.size + 1, len(tables)),
+        )
+        return (by_distance @ tables)[:-1]
+
+    def _by_pixel(self, values: np.ndarray) -> csc_array:
+        """Arrange values, one for each pixel of each site."""
+        count, reached = self.pixels.shape
+        starts = np.arange(0, count * reached + 1, reached, dtype=np.int32)
+        return csc_array((values, self.pixels.ravel(), starts), shape=(self.size + 1, count))
+
+    @cached_property
+    def _sorted(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Entries of ``distance`` in the order of the pixels, their sites, each pixel's first."""
+        found = self._by_pixel(np.arange(self.pixels.size, dtype=np.int32)).tocsr()
+        return found.data, found.indices, found.indptr
 
 
 class Crop:
@@ -149,37 +180,49 @@ class Crop:
         self._patches()
 
     def _patches(self) -> None:
-        """Find the pixels that judge each cell: (C, P) arrays."""
-        ends = np.stack([-_BOND / 2, _BOND / 2])
-        offsets = _disc(self.matrices, ends, _PATCH_A)
-        pixels = np.rint(self.centres).astype(int)[:, None] + offsets
-        apart = self.turned(pixels - self.centres[:, None])
-        to_chalcogen, to_metal = (np.hypot(*np.moveaxis(apart - end, -1, 0)) for end in ends)
-        seen = self.holds(pixels)
-        flat = np.where(seen, self.flat(pixels), 0)
-        seen &= self.valid.ravel()[flat]
-        seen &= np.minimum(to_chalcogen, to_metal) < _PATCH_A
-        self.patch, self.seen = flat, seen.astype(np.float32)
-        self.to_chalcogen, self.to_metal = to_chalcogen, to_metal
-        self.seen_share = seen.sum(axis=1) / max(float(np.median(seen[self.known].sum(axis=1))), 1)
+        """Find the pixels that judge each cell, and how far they are from its columns, (C, P)."""
+        offsets = _disc(self.matrices, np.stack([-_BOND / 2, _BOND / 2]), _PATCH_A)
+        pixels = self.pixels_about(self.centres, offsets)
+        distances = [
+            self.distances(self.centres, offsets, sites.points)
+            for sites in (self.chalcogen, self.metal)
+        ]
+        self.seen = np.append(self.valid.ravel(), False)[pixels]
+        self.seen &= np.minimum(*distances) < _PATCH_A
+        self.patch = np.where(self.seen, pixels, self.data.size)
+        self.to_chalcogen, self.to_metal = (
+            np.where(self.seen, _in_steps(distance), _FAR) for distance in distances
+        )
+        count = self.seen.sum(axis=1)
+        self.seen_share = count / max(float(np.median(count[self.known])), 1)
 
-    def holds(self, pixels: np.ndarray) -> np.ndarray:
-        """Tell which pixels (..., 2) lie in the crop."""
-        (rows, cols), (y, x) = self.data.shape, np.moveaxis(pixels, -1, 0)
-        return (y >= 0) & (y < rows) & (x >= 0) & (x < cols)
+    def pixels_about(self, points: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+        """Return the flat indices (C, P) of pixels at offsets (P, 2) from points (C, 2).
 
-    def flat(self, pixels: np.ndarray) -> np.ndarray:
-        """Return the flat indices of pixels (..., 2)."""
-        return pixels[..., 0] * self.data.shape[1] + pixels[..., 1]
+        Where there is no pixel, one beyond the last.
+        """
+        rows, cols = self.data.shape
+        y, x = (np.rint(points).astype(np.int32)[:, None, i] + offsets[:, i] for i in range(2))
+        flat = y * cols + x
+        flat[(y < 0) | (y >= rows) | (x < 0) | (x >= cols)] = self.data.size
+        return flat
 
-    def turned(self, apart: np.ndarray) -> np.ndarray:
-        """Turn vectors (C, P, 2) from pixels into the canonical frame of each cell."""
-        return apart @ np.swapaxes(self.inverse, 1, 2)
+    def distances(self, points: np.ndarray, offsets: np.ndarray, start: np.ndarray) -> np.ndarray:
+        """Return how far the pixels of :meth:`pixels_about` are from another point each, in a."""
+        nearest = np.rint(points) - start
+        dy, dx = (nearest[:, None, i] + offsets[:, i] for i in range(2))
+        metric = np.swapaxes(self.inverse, 1, 2) @ self.inverse
+        squares = metric[:, 0, 0, None] * dy
+        squares += 2 * metric[:, 0, 1, None] * dx
+        squares *= dy
+        dx *= dx
+        squares += metric[:, 1, 1, None] * dx
+        return np.sqrt(squares, out=squares)
 
     @cached_property
     def judged(self) -> np.ndarray:
         """Flat indices of all pixels that judge a known cell."""
-        return np.unique(self.patch[self.known][self.seen[self.known] > 0])
+        return np.unique(self.patch[self.known][self.seen[self.known]])
 
     @cached_property
     def open_hollows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -194,35 +237,45 @@ class Crop:
 
     def spread(self, chalcogen: np.ndarray, metal: np.ndarray, hollow: np.ndarray) -> np.ndarray:
         """Interpolate what is known at the three kinds of site (C,) over the pixels."""
-        every, weight, norm = self._spreading
-        values = zip(every, (chalcogen, metal, hollow), strict=True)
-        return sum(sites.painted(weight, value) for sites, value in values) / norm
+        images, norm = self._spreading
+        values = zip(images, (chalcogen, metal, hollow), strict=True)
+        return sum(image @ value for image, value in values)[:-1] / norm
 
     @cached_property
-    def _spreading(self) -> tuple[list[Sites], np.ndarray, np.ndarray]:
-        """The sites again, how a value fades away from each, and the sum of that."""
+    def _spreading(self) -> tuple[list[csc_array], np.ndarray]:
+        """How a value fades away from each site of each kind, and the sum of that."""
         weight = np.exp(-((DISTANCES_A / _PAINTED_SIGMA_A) ** 2) / 2)
-        weight[-1] = 0
-        kinds = (self.chalcogen, self.metal, self.hollow)
-        every = [Sites(self, sites.points, _PAINTED_A) for sites in kinds]
-        norm = sum(sites.painted(weight, np.ones(len(sites.points))) for sites in every)
-        return every, weight, np.maximum(norm, 1e-9)
+        weight[DISTANCES_A > _PAINTED_A] = 0
+        around_hollows = Sites(self, self.hollow.points, _PAINTED_A)
+        images = [sites.images(weight) for sites in (self.chalcogen, self.metal, around_hollows)]
+        norm = sum(image.sum(axis=1) for image in images)[:-1]
+        return images, np.maximum(norm, 1e-9)
 
 
 def _disc(matrices: np.ndarray, ends: np.ndarray, reach_a: float) -> np.ndarray:
     """Return pixel offsets (P, 2) from a rounded point that may lie within reach of an end."""
     reach = np.linalg.norm(matrices, axis=2).max(axis=0) * (reach_a + np.abs(ends).max())
-    rows, cols = (np.arange(-n, n + 1) for n in np.ceil(reach).astype(int) + 1)
+    rows, cols = (np.arange(-n, n + 1, dtype=np.int32) for n in np.ceil(reach).astype(int) + 1)
     offsets = np.stack(np.meshgrid(rows, cols, indexing="ij"), axis=-1).reshape(-1, 2)
     # a bent lattice differs a little from cell to cell, and points lie between pixels
-    some = matrices[:: max(1, len(matrices) // 16)]
     near = np.zeros(len(offsets), bool)
-    for matrix in some:
-        apart = offsets @ np.linalg.inv(matrix).T
-        slack = reach_a + 0.75 * np.linalg.norm(np.linalg.inv(matrix), ord=2)
+    for inverse in np.linalg.inv(matrices[:: max(1, len(matrices) // 16)]):
+        apart = offsets @ inverse.T
+        slack = reach_a + 0.75 * np.linalg.norm(inverse, ord=2)
         for end in ends:
-            near |= np.linalg.norm(apart - end, axis=1) < slack
+            near |= _lengths(apart - end) < slack
     return offsets[near]
+
+
+def _in_steps(distance_a: np.ndarray) -> np.ndarray:
+    """Return distances as indices into a table like ``DISTANCES_A``; they are changed."""
+    np.minimum(distance_a, DISTANCES_A[-1], out=distance_a)
+    distance_a /= STEP_A
+    return np.rint(distance_a, out=distance_a).astype(np.int16)
+
+
+def _lengths(vectors: np.ndarray) -> np.ndarray:
+    return np.sqrt(np.einsum("...i,...i", vectors, vectors))
 
 
 def _surrounded(lattice: Lattice, centres_px: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
