@@ -152,7 +152,7 @@ def name_symbols(layer: Points) -> None:
     into names, all of them, at each drawing: a fifth of the time that it takes.
     """
     symbols = layer.symbol
-    if any(type(symbol) is not str for symbol in symbols.tolist()):
+    if not set(map(type, symbols.tolist())) <= {str}:
         symbols[:] = [str(symbol) for symbol in symbols]
 
 
