@@ -58,8 +58,8 @@ if TYPE_CHECKING:
     from napari_point_defects.records import StemImage
 
 _TRIES = 3
-_LATE_MS = 60
-"""After a key press: by then the screen has been painted."""
+_LATE_MS = 500
+"""After the last edit: while keys follow each other, the rows written since are kept apart."""
 _NO_CELLS = TableChanges(empty(CELLS), empty(CELLS))
 _NO_HEXAGONS = TableChanges(empty(HEXAGONS), empty(HEXAGONS))
 
