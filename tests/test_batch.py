@@ -433,6 +433,36 @@ def test_bad_files_stop_nothing(analyses, request_of, folder, tmp_path):
     assert len(analyses.calls) == 4
 
 
+def test_an_image_over_the_time_limit_is_left_out(analyses, request_of, monkeypatch):
+    seconds = [0.0]
+    monkeypatch.setattr("napari_point_defects.batch.task._clock", lambda: seconds[0])
+
+    def slow_for_b(image, settings, should_stop=lambda: False):
+        for _ in range(5):
+            if should_stop():
+                raise Stopped
+            seconds[0] += 40.0 if image.path.name == "b.npy" else 1.0
+        return analyses(image, settings)
+
+    monkeypatch.setattr(pipeline, "analyze", slow_for_b)
+    request = request_of(time_limit_s=60.0)
+    summary = run_batch(request, here)
+    assert (summary.images, summary.analysed) == (3, 2)
+    ((image, kind, text),) = failures_of(request.out)
+    assert (image, kind) == ("below/b.npy", "overtime")
+    assert text.startswith("took longer than 60 s")
+    assert "--time-limit" in text
+    assert seconds[0] == 2 * 5.0 + 80.0  # stopped at the first look over the limit
+    # not a result: with more time it is tried again, and the others are not
+    assert run_batch(request_of(time_limit_s=300.0), here).analysed == 3
+    assert analyses.calls == ["a.npy", "a.npy", "b.npy"]
+
+
+def test_the_time_limit_reaches_the_real_analysis(request_of):
+    summary = run_batch(request_of(patterns=("a.npy",), recursive=False, time_limit_s=0.0), here)
+    assert [kind for _, kind, _ in summary.failures] == ["overtime"]
+
+
 def test_an_image_that_ends_its_workers_is_a_failure(analyses, request_of):
     class Workers(Here):
         def as_finished(self, function, tasks, *more):
@@ -571,6 +601,22 @@ def test_command(command, analyses, folder, tmp_path, analysis):
     code, text, errors = command(folder, "-o", out, "-r", "--min-score", "0.3")
     assert (code, errors.count("\n")) == (2, 1)
     assert "other min_score" in errors
+
+
+def test_command_with_a_time_limit(command, monkeypatch, folder, tmp_path):
+    def analyze(image, settings, should_stop):
+        time.sleep(0.002)
+        assert should_stop()
+        raise Stopped
+
+    monkeypatch.setattr(pipeline, "analyze", analyze)
+    out = ("-o", tmp_path / "out", "--no-overlay")
+    code, text, errors = command(folder, *out, "--time-limit", "0.001")
+    assert code == 2
+    assert "0 of 1 images analysed" in text
+    assert "a.npy: took longer than 0.001 s" in errors
+    code, _, errors = command(folder, *out, "--time-limit", "-1")
+    assert (code, "--time-limit" in errors) == (2, True)
 
 
 @pytest.mark.parametrize("command_name", ["batch", "simulate"])

@@ -40,6 +40,7 @@ ROWS = [
         "lattice_sites",
         "lattice_surface",
         "lattice_windows",
+        "many_devices",
         "matching",
         "netcasting",
         "occupancy",

@@ -173,3 +173,79 @@ def test_a_panel_opens_without_pytorch():
         "napari_point_defects.napari_ui.detect_widget; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_rows_written_since_are_found_without_the_whole_table():
+    stored = StoredTable(CELLS)
+    stored.table = whole = rows([1, 2, 3])
+    stored.note(rows([2, 9], 4), rows([3]))
+    stored.note(rows([2], 5), rows([]))
+    assert stored.rows([9, 1, 3, 2, 7])[["cell_id", "label"]].to_numpy().tolist() == [
+        [1, 0],
+        [2, 5],
+        [9, 4],
+    ]
+    assert stored._table is whole
+    assert stored.table["cell_id"].tolist() == [1, 2, 9]
+
+
+def test_deleted_points_are_drawn_once_and_come_back(classified, classify):
+    editor, before = classify.census.editor, classify.census.editor.table()
+    drawn, compared = [], []
+    classified.events.set_data.connect(lambda: drawn.append(True))
+    editor.changed.connect(lambda: compared.append(editor.touched.tolist()))
+    classified.selected_data = {5, 9, 2}
+    drawn.clear()
+    classified.remove_selected()
+    assert len(drawn) == 1
+    assert compared == [[2, 5, 9]]
+    assert not classified.selected_data
+    pd.testing.assert_frame_equal(editor.table(), before.drop([2, 5, 9]).reset_index(drop=True))
+    drawn.clear()
+    editor._history.undo()
+    assert 0 < len(drawn) <= 3
+    again = editor.table().sort_values("cell_id", ignore_index=True)
+    pd.testing.assert_frame_equal(again, before)
+
+
+def test_points_whose_deletion_fails_are_drawn_again(classified, classify, qtbot):
+    drawn = []
+    classified.events.set_data.connect(lambda: drawn.append(True))
+    n = len(classified.data)
+    # as if napari had stumbled between telling what it is about to do and doing it
+    classified.events.data(value=classified.data, action="removing", data_indices=(1,))
+    classified.refresh()
+    assert not drawn
+    qtbot.waitUntil(lambda: bool(drawn))
+    classify.census.editor.decide([4], "V_Mo")
+    assert classified.features["label"][4] == "V_Mo"
+    assert len(classify.census.editor.table()) == n
+
+
+def test_a_deletion_with_other_changes_is_seen_whole(classified, classify):
+    editor = classify.census.editor
+    classified.features.loc[3, "label"] = "V_Mo"  # as napari's own table does: without an event
+    classified.remove([1, 0])
+    table = editor.table().set_index("cell_id")
+    assert 0 not in table.index
+    assert (table["label"][3], table["state"][3]) == ("V_Mo", "corrected")
+
+
+def test_the_symbols_of_all_points_are_plain_names(classified, classify):
+    assert {type(symbol) for symbol in classified.symbol} == {str}
+    classified.add([[40.0, 40.0]])
+    assert {type(symbol) for symbol in classified.symbol} == {str}
+    classified.selected_data = {0, 1}
+    assert str(classified.current_symbol) in set(classified.symbol)
+
+
+def test_no_thumbnail_is_made_of_boxes_without_a_filling(viewer, detect, core, run, monkeypatch):
+    run(detect)
+    layer = viewer.layers["field hexagons"]
+    made = []
+    layer.events.thumbnail.connect(lambda: made.append(True))
+    layer.remove([3])
+    assert not made
+    viewer.layers.remove(layer)  # nobody watches it any more
+    layer.refresh()
+    assert made

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -25,6 +27,10 @@ class FitSettings(BaseModel):
     device: str = Field("auto", description="auto, cpu or cuda")
     bfloat16: bool = Field(True, description="Mixed precision where the processor has it")
     loader_workers: int = Field(1, ge=0, description="Processes that prepare batches")
+    devices: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        1, description="Devices to train on, each with batches of its own; auto for all"
+    )
+    strategy: str = Field("auto", description="How several devices work together; Lightning's name")
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:

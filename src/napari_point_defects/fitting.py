@@ -16,6 +16,14 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from napari_point_defects.devices import FitSettings, choose_device, has_fast_bfloat16
 from napari_point_defects.errors import PointDefectsError, Stopped
+from napari_point_defects.many_devices import (
+    SharedSampler,
+    check_strategy,
+    end_helper,
+    is_helper,
+    leave,
+    n_processes,
+)
 from napari_point_defects.training_set import LabelledImage, TrainingSet
 
 _WORTH_A_PROCESS = 100
@@ -40,9 +48,14 @@ class _Reporter(Callback):
     def on_train_batch_end(self, trainer, module, outputs, batch, index) -> None:
         share = (trainer.current_epoch + index / trainer.num_training_batches) / trainer.max_epochs
         self.losses.append(float(outputs["loss"]))
-        self.on_progress(share, f"epoch {trainer.current_epoch + 1}, loss {self.losses[-1]:.4f}")
-        self.on_step(share * trainer.max_epochs, self.losses[-1])
-        if self.should_stop():
+        if trainer.is_global_zero:
+            text = f"epoch {trainer.current_epoch + 1}, loss {self.losses[-1]:.4f}"
+            self.on_progress(share, text)
+            self.on_step(share * trainer.max_epochs, self.losses[-1])
+        stop = trainer.is_global_zero and self.should_stop()
+        if trainer.world_size > 1:  # all or none: the others would wait for one that has left
+            stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
+        if stop:
             raise Stopped
 
     def on_validation_end(self, trainer, module) -> None:
@@ -53,6 +66,8 @@ class _Reporter(Callback):
             **dict(sorted(figures.items())),
         }
         self.losses = []
+        if not trainer.is_global_zero:
+            return
         self._write(row)
         self.on_epoch(row)
         self.on_progress(
@@ -120,11 +135,15 @@ def fit(
         If there is something to resume that was not asked for, or nothing to resume.
     Stopped
         If ``should_stop`` said yes; resume goes on from the last whole epoch.
+    SystemExit
+        At its end, in a process that only helped; see
+        :mod:`~napari_point_defects.many_devices`.
     """
-    last = folder / "last.ckpt"
+    last, helps = folder / "last.ckpt", is_helper(settings.devices)
+    check_strategy(settings)
     if resume and not last.is_file():
         raise PointDefectsError(f"nothing to resume in {folder}: leave out --resume")
-    if last.is_file() and not resume:
+    if last.is_file() and not resume and not helps:
         raise PointDefectsError(f"{folder} holds a training run: add --resume or choose another")
     device = choose_device(settings.device)
     try:
@@ -144,9 +163,9 @@ def fit(
     # Apart from the best: the best is kept only while it gets better, a restart needs the last.
     latest = ModelCheckpoint(dirpath=folder, filename="last", enable_version_counter=False)
     reporter = _Reporter(folder / "metrics.csv", on_progress, should_stop, on_step, on_epoch)
-    trainer = lightning.Trainer(
+    trainer = _trainer(
+        settings,
         accelerator="gpu" if device.type == "cuda" else "cpu",
-        devices=1,
         max_epochs=settings.epochs,
         precision="bf16-mixed" if settings.bfloat16 and has_fast_bfloat16(device) else "32-true",
         callbacks=[
@@ -161,10 +180,30 @@ def fit(
         num_sanity_val_steps=0,
     )
     trainer.fit(module, train, validation, ckpt_path=last if resume else None, weights_only=True)
+    if helps:
+        end_helper()
+    leave()
     if keep == "best":
         best = torch.load(checkpoints.best_model_path, map_location="cpu", weights_only=True)
         module.load_state_dict(best["state_dict"])
     return {"epochs": trainer.current_epoch, "val_score": float(checkpoints.best_model_score)}
+
+
+def _trainer(settings: FitSettings, **options) -> lightning.Trainer:
+    try:
+        return lightning.Trainer(
+            devices=settings.devices,
+            strategy=settings.strategy,
+            # the loaders' own sampler is: it knows how many images an epoch has. All processes
+            # measure the whole validation split, so that scores are those of one device.
+            use_distributed_sampler=False,
+            **options,
+        )
+    except (ValueError, RuntimeError, ImportError) as error:  # Lightning's are among these
+        raise PointDefectsError(
+            f"--devices {settings.devices} --strategy {settings.strategy}: "
+            f"{' '.join(str(error).split())}"
+        ) from error
 
 
 class TrainableModule(lightning.LightningModule):
@@ -194,7 +233,7 @@ class TrainableModule(lightning.LightningModule):
         optimizer = optimiser(parameters, self.options)
         if not self.options.weight_decay:
             return optimizer
-        schedule = warm_cosine(optimizer, self.total_steps)
+        schedule = warm_cosine(optimizer, max(1, self.total_steps // n_processes()))
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
@@ -253,12 +292,16 @@ def train(
     """
     lightning.seed_everything(options.seed, workers=True, verbose=False)
     splits = read_splits(data) if isinstance(data, Path) else data
-    sampler = RandomSampler(splits[0], num_samples=options.images_per_epoch)
+    if options.devices == 1:
+        sampler = RandomSampler(splits[0], num_samples=options.images_per_epoch)
+    else:
+        sampler = SharedSampler(len(splits[0]), options.images_per_epoch, options.seed)
     train_loader = DataLoader(
         make_dataset(splits[0], True),
         batch_size=options.batch_images,
         sampler=sampler,
-        drop_last=len(sampler) > options.batch_images,
+        # several processes draw less each, but all as much
+        drop_last=options.devices == 1 and len(sampler) > options.batch_images,
         collate_fn=collate,
         **_processes(options, len(sampler)),
     )

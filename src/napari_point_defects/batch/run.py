@@ -57,6 +57,8 @@ class BatchRequest:
         Compare the contents of files, not their size and time alone.
     overlay : bool
         Draw one of each image.
+    time_limit_s : float or None
+        How long an image may take; one that takes longer is left out, as a failure.
     """
 
     folder: Path
@@ -69,6 +71,7 @@ class BatchRequest:
     retry_refused: bool = False
     verify: bool = False
     overlay: bool = True
+    time_limit_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +165,7 @@ def run_batch(
                 run.token,
                 replace=request.overwrite,
                 overlay=request.overlay,
+                time_limit_s=request.time_limit_s,
             )
             failures += _analyse(task, todo, workers, stop, on_progress)
         failed = {image for image, *_ in failures}

@@ -13,9 +13,11 @@ from typing import Any, Literal
 from napari_point_defects.analysis_settings import AnalysisSettings
 from napari_point_defects.batch.results import Job, finish, look, put_in_place, sources_record
 from napari_point_defects.cluster_worker import cores_of_this_worker
-from napari_point_defects.errors import PointDefectsError
+from napari_point_defects.errors import PointDefectsError, Stopped
 
-Kind = Literal["analysed", "refused", "crashed", "blocked"]
+Kind = Literal["analysed", "refused", "crashed", "overtime", "blocked"]
+
+_clock = time.monotonic
 
 _OF_ITS_NAME = {errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.EINVAL}
 """Errors of writing that come of an image's own name."""
@@ -27,10 +29,12 @@ class Outcome:
 
     Attributes
     ----------
-    kind : {"analysed", "refused", "crashed", "blocked"}
+    kind : {"analysed", "refused", "crashed", "overtime", "blocked"}
         Refused: it cannot be analysed, and that is a result. Crashed: the program failed, or the
-        file could not be had; the next run tries again. Blocked: the weights or the device cannot
-        be used, the disk is full: no fault of the image, and no other would fare better.
+        file could not be had; the next run tries again. Overtime: it took longer than it may;
+        the next run, which may have another limit, tries again. Blocked: the weights or the
+        device cannot be used, the disk is full: no fault of the image, and no other would fare
+        better.
     text : str
         Why not.
     n_cells : int
@@ -60,6 +64,8 @@ class ImageTask:
         Whether stale results may be replaced.
     overlay : bool
         Whether to draw one.
+    time_limit_s : float or None
+        How long the analysis may take, in seconds of the clock, reading included.
     """
 
     job: Job
@@ -69,6 +75,7 @@ class ImageTask:
     token: Path
     replace: bool = False
     overlay: bool = True
+    time_limit_s: float | None = None
 
     def __call__(self, image: str) -> Outcome:
         """Analyse an image, unless another worker has; never raises but for the program's end."""
@@ -90,6 +97,8 @@ class ImageTask:
             analysis, text = self._analysed(path), ""
         except PointDefectsError as error:
             analysis, text = None, " ".join(str(error).split())
+        except Stopped:
+            return Outcome("overtime", self._overtime())
         except Exception as error:
             return Outcome("crashed", _crash(error))
         try:
@@ -132,8 +141,18 @@ class ImageTask:
         from napari_point_defects.io import read_image
         from napari_point_defects.pipeline import analyze
 
+        limit, callbacks = self.time_limit_s, {}
+        if limit is not None:
+            end = _clock() + limit
+            callbacks["should_stop"] = lambda: _clock() > end
         image = read_image(path, signal=self.signal, pixel_size_nm=self.settings.pixel_size_nm)
-        return analyze(image, self.settings)
+        return analyze(image, self.settings, **callbacks)
+
+    def _overtime(self) -> str:
+        return (
+            f"took longer than {self.time_limit_s:g} s and was left out: give it longer with "
+            "--time-limit, or look whether it is the image that was meant"
+        )
 
     def _written(self, analysis: Any, results: Path) -> int:
         from napari_point_defects.results import write_results

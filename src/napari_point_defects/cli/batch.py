@@ -68,6 +68,14 @@ def batch(
         bool,
         typer.Option("--overlay/--no-overlay", help="Draw a picture of each; most of the disk"),
     ] = True,
+    time_limit: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            min=0,
+            help="Leave out, as a failure, an image that takes longer; default: no limit",
+        ),
+    ] = None,
     overwrite: Annotated[
         bool,
         typer.Option(
@@ -116,6 +124,7 @@ def batch(
         retry_refused=retry_failed,
         verify=verify,
         overlay=overlay,
+        time_limit_s=time_limit,
     )
     try:
         with progress_bar(folder.name or "batch") as on_progress:
@@ -168,5 +177,5 @@ def _report(summary, out: Path) -> None:
         _note(f"and {len(summary.failures) - _LISTED} more")
     raise PointDefectsError(
         f"{len(summary.failures)} failed, see {out / FAILURES}; the same command tries those again "
-        "that crashed, --retry-failed all"
+        "that crashed or took too long, --retry-failed all"
     )

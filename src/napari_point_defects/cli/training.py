@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from napari_point_defects.cli.common import OutOption, progress_bar, settings_of
+from napari_point_defects.errors import PointDefectsError
 
 train_app = typer.Typer(
     help="Train the networks on simulated sets and on labels.", no_args_is_help=True
@@ -44,6 +46,12 @@ StartOption = Annotated[
 ]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda")]
+DevicesOption = Annotated[
+    str, typer.Option(help="How many devices to train on, each with batches of its own; auto: all")
+]
+StrategyOption = Annotated[
+    str, typer.Option(help="How several devices work together: Lightning's name, such as ddp")
+]
 
 
 @train_app.command("detector")
@@ -64,6 +72,8 @@ def train_detector(
     ] = None,
     resume: ResumeOption = False,
     device: DeviceOption = "auto",
+    devices: DevicesOption = "1",
+    strategy: StrategyOption = "auto",
 ) -> None:
     """Train CNN-1, which finds the hexagonal cells."""
     _train(
@@ -82,6 +92,8 @@ def train_detector(
         seed=seed,
         backbone_weights=imagenet,
         device=device,
+        devices=_devices(devices),
+        strategy=strategy,
     )
 
 
@@ -106,6 +118,8 @@ def train_classifier(
     start: StartOption = None,
     resume: ResumeOption = False,
     device: DeviceOption = "auto",
+    devices: DevicesOption = "1",
+    strategy: StrategyOption = "auto",
 ) -> None:
     """Train CNN-2, which classifies the unit cells."""
     _train(
@@ -123,11 +137,20 @@ def train_classifier(
         held_out=held_out,
         seed=seed,
         device=device,
+        devices=_devices(devices),
+        strategy=strategy,
     )
+
+
+def _devices(text: str) -> int | str:
+    if text == "auto" or (text.isdecimal() and int(text) > 0):
+        return text if text == "auto" else int(text)
+    raise PointDefectsError(f"--devices {text}: give a number from 1 on, or auto")
 
 
 def _train(out: Path, resume: bool, start: str | None, **values) -> None:
     """Train and print what came of it, before and after."""
+    from napari_point_defects.many_devices import is_helper
     from napari_point_defects.retraining.folder import result_path
     from napari_point_defects.retraining.run import retrain
     from napari_point_defects.retraining.settings import RetrainSettings
@@ -141,7 +164,10 @@ def _train(out: Path, resume: bool, start: str | None, **values) -> None:
     values["images"] = tuple(values["images"]) if values["images"] else None
     values |= {"start": weights, "from_scratch": start == "scratch"}
     settings = settings_of(RetrainSettings, values)
-    with progress_bar(f"train {settings.kind}") as on_progress:
+    # one that helps on another device would draw a bar of its own
+    quiet = nullcontext(lambda share, text: None)
+    helps = is_helper(settings.devices)
+    with quiet if helps else progress_bar(f"train {settings.kind}") as on_progress:
         retrained = retrain(settings, out, resume=resume, on_progress=on_progress)
     card = retrained.weights.card
     shown = {k: v for k, v in card["metrics"].items() if isinstance(v, int | float)}

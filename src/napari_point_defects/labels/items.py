@@ -16,9 +16,10 @@ from napari_point_defects.labels import schema
 from napari_point_defects.labels.tables import Kind, TableChanges, complete
 
 _FEW = 2000
-"""Up to so many changed rows are looked up one by one, more by reading the whole image.
+"""Up to so many changed rows are looked up by their ids, more by reading the whole image."""
 
-Looking one up takes 10 µs, reading one of many 4 µs."""
+_AT_ONCE = 500
+"""Ids in one question; SQLite of old takes 999."""
 
 
 class Conflict(PointDefectsError):
@@ -147,10 +148,13 @@ def stored_rows(
         wanted = set(ids)
         rows = connection.execute(schema.SELECT_ALL[kind.name], (image_id,))
         return {row[1]: row[1:] for row in rows if row[1] in wanted}
-    found = (
-        connection.execute(schema.SELECT_ONE[kind.name], (image_id, i)).fetchone() for i in ids
-    )
-    return {row[1]: row[1:] for row in found if row is not None}
+    found: dict[int, tuple] = {}
+    for start in range(0, len(ids), _AT_ONCE):
+        some = ids[start : start + _AT_ONCE]
+        marks = ", ".join("?" * len(some))
+        rows = connection.execute(f"{schema.SELECT_SOME[kind.name]} ({marks})", (image_id, *some))
+        found |= {row[1]: row[1:] for row in rows}
+    return found
 
 
 def _refuse_conflicts(

@@ -137,9 +137,10 @@ SELECT_ALL = {
     "cell": "SELECT * FROM cells WHERE image_id = ? ORDER BY cell_id",
     "hexagon": "SELECT * FROM hexagons WHERE image_id = ? ORDER BY hexagon_id",
 }
-SELECT_ONE = {
-    "cell": "SELECT * FROM cells WHERE image_id = ? AND cell_id = ?",
-    "hexagon": "SELECT * FROM hexagons WHERE image_id = ? AND hexagon_id = ?",
+# followed by the ids, in parentheses
+SELECT_SOME = {
+    "cell": "SELECT * FROM cells WHERE image_id = ? AND cell_id IN",
+    "hexagon": "SELECT * FROM hexagons WHERE image_id = ? AND hexagon_id IN",
 }
 # an existing row of another revision is left alone, and the row count tells
 UPSERT = {

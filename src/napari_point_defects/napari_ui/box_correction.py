@@ -114,6 +114,9 @@ class BoxCorrection(QObject):
         when_destroyed(self, lambda: [task.stop() for task in running])
         self._soon = QTimer(self, singleShot=True, interval=0)
         self._soon.timeout.connect(self._catch_up)
+        # not in one go: among 10,000 boxes the edit alone keeps the window waiting long enough
+        self._follow = QTimer(self, singleShot=True, interval=0)
+        self._follow.timeout.connect(self._next)
         listen(self, self._on_layers, viewer.layers.events.inserted, viewer.layers.events.removed)
         self._on_layers()
 
@@ -184,11 +187,11 @@ class BoxCorrection(QObject):
                 self._task.stop()
         else:
             self._queue.append(_Waiting(editor, change))
-        self._next()
+        self._follow.start()
 
     def _next(self) -> None:
         """Bring the cells up to date with the changes that wait, or start to."""
-        if self._task is not None:
+        if self._task is not None or self._viewer() is None:
             return
         self._queue = [each for each in self._queue if not each.taken_back]
         while self._queue and self._at_once(self._queue[0]):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,12 +18,13 @@ from napari_point_defects.napari_ui import cell_steps
 from napari_point_defects.napari_ui.cell_filter import CellFilter
 from napari_point_defects.napari_ui.cell_layers import DEFECT_SIZE, marks
 from napari_point_defects.napari_ui.cell_rows import (
-    cell_ids,
+    Snapshot,
     draw,
     rows_of,
     select_rows,
     selected_ids,
     set_marks,
+    snapshot_of,
     write_cells,
 )
 from napari_point_defects.napari_ui.cell_tables import (
@@ -93,9 +95,10 @@ class CellEditor(QObject):
         self._history = history_of(viewer, self.link.image_id)
         self._table: pd.DataFrame | None = None
         self._current_id: int | None = None
-        self._seen: tuple | None = None
+        self._seen: Snapshot | None = None
         self.touched = np.empty(0, int)
         self._busy = self._dragging = False
+        self._removing = False
         self._drawing = 0
         self._is_stale = False
         # a new point looks like a defect until its class is seen
@@ -106,6 +109,9 @@ class CellEditor(QObject):
         listen(self, self._on_selection, layer.selected_data.events.items_changed)
         bind_undo(layer, self._history)
         cell_steps.register(self)
+        # where an error keeps napari from telling that they are gone
+        self._removed = QTimer(self, singleShot=True, interval=0)
+        self._removed.timeout.connect(self._on_removed)
         self._timer = QTimer(self, interval=WATCH_MS)
         self._timer.timeout.connect(self._look)
         self._timer.start()
@@ -162,7 +168,12 @@ class CellEditor(QObject):
         return int((self._table["state"] != "predicted").sum())
 
     def apply(
-        self, drop_ids: Sequence[int], rows: pd.DataFrame, *, remember: str | None
+        self,
+        drop_ids: Sequence[int],
+        rows: pd.DataFrame,
+        *,
+        remember: str | None,
+        columns: Sequence[str] | None = None,
     ) -> np.ndarray:
         """Remove, replace and add cells in place.
 
@@ -175,6 +186,8 @@ class CellEditor(QObject):
             those with ``NEW_ID`` get ids of their own.
         remember : str or None
             What to call this in the image's history; None keeps it out.
+        columns : sequence of str, optional
+            The only ones in which the rows differ from the cells, if that is known.
 
         Returns
         -------
@@ -187,7 +200,7 @@ class CellEditor(QObject):
         fresh = ids == NEW_ID
         ids[fresh] = self.link.next_id + np.arange(fresh.sum())
         rows["cell_id"] = ids
-        self._apply(drop_ids, rows, remember)
+        self._apply(drop_ids, rows, remember, columns)
         return ids
 
     @contextmanager
@@ -229,7 +242,9 @@ class CellEditor(QObject):
 
     def set_new_label(self, label: str) -> None:
         """Choose the class of the next point that the user adds."""
-        self.layer.feature_defaults = new_row(self.material, label)
+        row = _new_row(self.material, label)
+        if not self.layer.feature_defaults.equals(row):
+            self.layer.feature_defaults = row
         self._new_label = label
 
     def set_filter(self, cell_filter: CellFilter) -> None:
@@ -279,11 +294,11 @@ class CellEditor(QObject):
                 note_cells(self.layer, rows)
                 self.layer.shown[:] = self.filter.shows(self._table)
                 self._set_marks(ids)
-                self._seen = self._snapshot()
+                self._seen = snapshot_of(self.layer, _DECIDED)
             finally:
                 self._busy = False
             if text is not None:
-                cell_steps.remember(self._history, self.layer, text, old, rows)
+                cell_steps.remember(self._history, self.layer, text, old, rows, columns)
             self._tell(old, rows)
             self._settle()
 
@@ -298,36 +313,54 @@ class CellEditor(QObject):
             self.set_new_label(self._new_label)
         elif action == "changing":
             self._dragging = True  # one drag is one step, however long it takes
+        elif action == "removing" and not self._busy and not self._removing:
+            self._look()  # what came before is a step of its own
+            self._removing = True
+            self.layer.events.set_data.block()  # napari would draw, and then the look again
+            self._removed.start()
+        elif self._removing:
+            self._on_removed()
         else:
             self._dragging = False
             self._look()
 
+    def _on_removed(self) -> None:
+        """Take in that points are gone, and let the layer draw again."""
+        if not self._removing:
+            return
+        self._removed.stop()
+        self._removing = self._dragging = False
+        self.layer.events.set_data.unblock()
+        with self.drawn_once():
+            self._is_stale = True
+            self._look()
+            self._settle()
+
     def _on_selection(self, *_: object) -> None:
-        if not self._busy:
+        if not self._busy and not self._removing:
             self._look()  # a paste selects what it added
             self._settle()
 
     def _look(self, *_: object) -> None:
         """Bring the layer up to date if anything changed since the last look."""
-        if self._busy or self._dragging or self._is_in_between():
+        if self._busy or self._dragging or self._removing or self._is_in_between():
             return
-        if self._snapshot() == self._seen:
+        now = snapshot_of(self.layer, _DECIDED)
+        if self._seen is not None and now.same_as(self._seen):
             return
         with self.drawn_once():
             self._busy = self._is_stale = True
             try:
-                table, before = current_table(self.layer), self._table
-                old, new = (table, table) if before is None else changes(before, table)
-                note_cells(self.layer, table)
-                features = self.layer.features
-                # in place: a new table would reset the defaults for added points
-                for column in table:
-                    features[column] = table[column]
-                self._table = table
-                self.layer.shown[:] = self.filter.shows(table)
-                self._set_marks(new["cell_id"])
+                before = self._table
+                gone = now.gone_since(self._seen) if self._seen is not None else None
+                if gone is not None:  # points are gone, and the others as they were
+                    old, new = before[gone].reset_index(drop=True), before[:0]
+                    self._table = before[~gone].reset_index(drop=True)
+                    self._seen = now
+                else:
+                    old, new = self._take_in()
+                    self._seen = snapshot_of(self.layer, _DECIDED)
                 self.set_new_label(self._new_label)
-                self._seen = self._snapshot()
             finally:
                 self._busy = False
             if before is not None and (len(old) or len(new)):
@@ -335,11 +368,19 @@ class CellEditor(QObject):
             self._tell(old, new)
             self._settle()
 
-    def _snapshot(self) -> tuple[bytes, ...]:
+    def _take_in(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Let table and marks follow the layer; return the rows that changed, before and after."""
+        table, before = current_table(self.layer), self._table
+        old, new = (table, table) if before is None else changes(before, table)
+        note_cells(self.layer, table)
         features = self.layer.features
-        codes = (features[name].astype("category").cat.codes.to_numpy() for name in _DECIDED)
-        arrays = (*codes, cell_ids(self.layer), np.asarray(self.layer.data))
-        return tuple(array.tobytes() for array in arrays)
+        # in place: a new table would reset the defaults for added points
+        for column in table:
+            features[column] = table[column]
+        self._table = table
+        self.layer.shown[:] = self.filter.shows(table)
+        self._set_marks(new["cell_id"])
+        return old, new
 
     def _is_in_between(self) -> bool:
         """Tell whether napari has changed some of the layer's arrays and not yet the others."""
@@ -376,3 +417,9 @@ class CellEditor(QObject):
             finally:
                 self._busy = False
             self.selection_changed.emit()
+
+
+@lru_cache(maxsize=64)
+def _new_row(material: Material, label: str) -> pd.DataFrame:
+    """Return the features of the next point; not to be changed."""
+    return new_row(material, label)

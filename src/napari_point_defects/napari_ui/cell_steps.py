@@ -48,7 +48,12 @@ def unregister(editor: CellEditor) -> None:
 
 
 def remember(
-    stack: QUndoStack, layer: Points, text: str, old: pd.DataFrame, new: pd.DataFrame
+    stack: QUndoStack,
+    layer: Points,
+    text: str,
+    old: pd.DataFrame,
+    new: pd.DataFrame,
+    columns: Sequence[str] | None = None,
 ) -> None:
     """Put a change that has just been made on an image's history.
 
@@ -61,12 +66,17 @@ def remember(
     old, new : DataFrame
         The rows of the changed cells before and after; see
         :func:`~napari_point_defects.napari_ui.cell_tables.changes`.
+    columns : sequence of str, optional
+        The only ones in which they differ, if that is known.
     """
     gone = np.setdiff1d(old["cell_id"], new["cell_id"])
     fresh = np.setdiff1d(new["cell_id"], old["cell_id"])
     reference = weakref.ref(layer)
     history.remember(
-        stack, text, partial(_replay, reference, fresh, old), partial(_replay, reference, gone, new)
+        stack,
+        text,
+        partial(_replay, reference, fresh, old, columns),
+        partial(_replay, reference, gone, new, columns),
     )
 
 
@@ -76,7 +86,12 @@ def table_of(layer: Points) -> pd.DataFrame:
     return current_table(layer) if editor is None else editor.table()
 
 
-def change_cells(layer: Points, drop_ids: Sequence[int], rows: pd.DataFrame) -> None:
+def change_cells(
+    layer: Points,
+    drop_ids: Sequence[int],
+    rows: pd.DataFrame,
+    columns: Sequence[str] | None = None,
+) -> None:
     """Remove, replace and append cells, through the layer's editor if one is watching.
 
     Parameters
@@ -85,25 +100,32 @@ def change_cells(layer: Points, drop_ids: Sequence[int], rows: pd.DataFrame) -> 
     drop_ids : sequence of int
     rows : DataFrame
         Tidy rows with ids of their own.
+    columns : sequence of str, optional
+        The only ones in which they differ from the layer's, if that is known.
     """
     editor = editor_of(layer)
     if editor is None:
-        write_cells(layer, drop_ids, rows)
+        write_cells(layer, drop_ids, rows, columns)
         draw(layer)
     else:
-        editor.apply(drop_ids, rows, remember=None)
+        editor.apply(drop_ids, rows, remember=None, columns=columns)
 
 
-def _replay(reference: weakref.ref[Points], drop_ids: Sequence[int], rows: pd.DataFrame) -> None:
+def _replay(
+    reference: weakref.ref[Points],
+    drop_ids: Sequence[int],
+    rows: pd.DataFrame,
+    columns: Sequence[str] | None,
+) -> None:
     layer = reference()
     if layer is None:
         return
     editor = editor_of(layer)
     if editor is None:
-        change_cells(layer, drop_ids, rows)
+        change_cells(layer, drop_ids, rows, columns)
         return
     with editor.drawn_once():
-        change_cells(layer, drop_ids, rows)
+        change_cells(layer, drop_ids, rows, columns)
         editor.replayed.emit(rows["cell_id"].tolist())
 
 

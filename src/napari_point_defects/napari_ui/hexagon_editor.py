@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -87,6 +88,10 @@ class HexagonEditor(QObject):
         self._see(hexagon_table(layer, shapes=shapes))
         self._soon = QTimer(self, singleShot=True, interval=0)
         self._soon.timeout.connect(self.look)
+        # napari draws fillings there, of which these boxes have none: black, in a tenth of the time
+        # that an edit takes
+        self._no_thumbnail = ExitStack()
+        self._no_thumbnail.enter_context(layer.block_thumbnail_update())
         bind_undo(layer, history)
         listen(self, self._on_data, layer.events.data)
         listen(self, self._on_features, layer.events.features)
@@ -147,6 +152,7 @@ class HexagonEditor(QObject):
         """Stop watching; undo no longer reaches the layer."""
         self._detached = True
         self._soon.stop()
+        self._no_thumbnail.close()
         self.deleteLater()
 
     def look(self) -> None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from napari_point_defects.domains.casting import DomainMap
 
 STATES = ("predicted", "confirmed", "corrected", "added")
+_STATES, _STATE_TYPE = pd.Index(STATES), pd.CategoricalDtype(STATES)
 NEW_ID = -1
 """``hexagon_id`` of a shape that the user has just drawn."""
 
@@ -97,11 +98,16 @@ def tidy_features(features: pd.DataFrame, n: int, next_id: int = 0) -> pd.DataFr
         ids = np.arange(n)
     new = (ids == NEW_ID) | pd.Series(ids).duplicated().to_numpy()
     ids[new] = max(ids.max(initial=-1) + 1, next_id) + np.arange(new.sum())
-    state = np.full(n, "predicted", object)
+    codes = np.zeros(n, np.int8)  # predicted
     if "state" in features:
-        given = features["state"].astype(str).to_numpy(object)
-        state = np.where(np.isin(given, STATES), given, "added")
-    state[new] = "added"
+        given = features["state"]
+        if given.dtype != _STATE_TYPE:
+            given = pd.Series(
+                pd.Categorical.from_codes(_STATES.get_indexer(given.astype(str)), dtype=_STATE_TYPE)
+            )
+        codes = given.cat.codes.to_numpy(copy=True)
+    codes[new | (codes < 0)] = STATES.index("added")
+    state = pd.Categorical.from_codes(codes, dtype=_STATE_TYPE)
     score = features["score"].to_numpy(float) if "score" in features else np.full(n, np.nan)
     domain = np.zeros(n, int)
     if "domain" in features:

@@ -58,8 +58,9 @@ if TYPE_CHECKING:
     from napari_point_defects.records import StemImage
 
 _TRIES = 3
-_LATE_MS = 60
-"""After a key press: by then the screen has been painted."""
+_LATE_MS = 500
+"""After the last edit: while keys follow each other, the rows written since are kept apart."""
+_NO_CELLS = TableChanges(empty(CELLS), empty(CELLS))
 _NO_HEXAGONS = TableChanges(empty(HEXAGONS), empty(HEXAGONS))
 
 
@@ -215,9 +216,13 @@ class LabelSession(QObject):
 
     def _changes(self) -> TableChanges:
         """Compare the layer with the store: only the cells that an edit was about, if known."""
-        before, table, touched = self._cells.table, self._table(), self._touched
+        table, touched = self._table(), self._touched
         if touched is not None and self._editor is not None:
-            before, table = (rows_with(each, CELLS.id, touched) for each in (before, table))
+            if not len(touched):
+                return _NO_CELLS
+            before, table = self._cells.rows(touched), rows_with(table, CELLS.id, touched)
+        else:
+            before = self._cells.table
         return table_changes(
             before, from_named(table, self.material), deleted_ids=self.link.written_ids
         )
@@ -347,7 +352,7 @@ class LabelSession(QObject):
         layer = own_layer(self._layers, self.link.image_id, HexagonsLink)
         if layer is None or not self._hexagons_changed:
             return _NO_HEXAGONS
-        stored, watched = self._hexagons.table, self._hexagon_editor
+        watched = self._hexagon_editor
         new_layer = layer is not self._hexagons_layer
         if new_layer:
             self._hexagons_layer, self._hexagon_ids = layer, {}
@@ -355,13 +360,13 @@ class LabelSession(QObject):
             self._touched_hexagons = None
         touched = self._touched_hexagons
         if touched is None:
-            table = hexagon_table(layer)
+            table, stored = hexagon_table(layer), self._hexagons.table
             self._name_hexagons(table, layer)
         else:  # only those that the edits were about
             table = rows_with(watched.seen, "hexagon_id", sorted(touched))
             self._name_hexagons(table, layer)
             known_ids = [self._hexagon_ids[i] for i in touched if i in self._hexagon_ids]
-            stored = rows_with(stored, HEXAGONS.id, known_ids)
+            stored = self._hexagons.rows(known_ids)
         table["hexagon_id"] = table["hexagon_id"].map(self._hexagon_ids)
         table = store_hexagons(table, stored)
         known = None if not new_layer else []
@@ -371,7 +376,7 @@ class LabelSession(QObject):
 
     def _name_hexagons(self, table: pd.DataFrame, layer: Shapes) -> None:
         """Give the layer's hexagons ids in the store: the same place, the same id."""
-        fresh = table[~table["hexagon_id"].isin(self._hexagon_ids)]
+        fresh = table[[i not in self._hexagon_ids for i in table["hexagon_id"].tolist()]]
         if not len(fresh):
             return
         stored = self._hexagons.table

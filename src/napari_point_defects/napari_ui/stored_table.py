@@ -24,24 +24,31 @@ class StoredTable:
 
     def __init__(self, kind: Kind) -> None:
         self._kind, self._table = kind, empty(kind)
-        self._written: tuple[pd.DataFrame, pd.DataFrame] | None = None
+        self._written: list[tuple[pd.DataFrame, pd.DataFrame]] = []
 
     @property
     def table(self) -> pd.DataFrame:
-        """All rows, with what was written last; not to be changed."""
-        if self._written is not None:
-            self._table = with_written(self._table, *self._written)
-            self._written = None
+        """All rows, with what was written since; not to be changed."""
+        for rows, removals in self._written:
+            self._table = with_written(self._table, rows, removals)
+        self._written = []
         return self._table
 
     @table.setter
     def table(self, table: pd.DataFrame) -> None:
-        self._table, self._written = table, None
+        self._table, self._written = table, []
+
+    def rows(self, ids: Sequence[int]) -> pd.DataFrame:
+        """Return the rows with these ids, without making the whole table; of unknown ids none."""
+        some = rows_with(self._table, self._kind.id, ids)
+        for rows, removals in self._written:
+            some = with_written(some, rows_with(rows, self._kind.id, ids), removals)
+        return some
 
     def note(self, rows: pd.DataFrame, removals: pd.DataFrame) -> None:
         """Note what was just written, and which rows were removed."""
         if len(rows) or len(removals):
-            self._table, self._written = self.table, (rows, removals)
+            self._written.append((rows, removals))
 
 
 def rows_with(table: pd.DataFrame, id_column: str, ids: Sequence[int]) -> pd.DataFrame:

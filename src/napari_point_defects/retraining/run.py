@@ -15,6 +15,7 @@ from napari_point_defects.detection.model import build_detector
 from napari_point_defects.detection.training import train_detector
 from napari_point_defects.devices import choose_device
 from napari_point_defects.errors import PointDefectsError
+from napari_point_defects.many_devices import check_strategy, is_helper
 from napari_point_defects.retraining.data import LearningData, add_replay, gather
 from napari_point_defects.retraining.folder import (
     Comparison,
@@ -76,8 +77,12 @@ def retrain(
         that was not asked for, or none where one was.
     Stopped
         If ``should_stop`` said yes; resume goes on from the last whole epoch.
+    SystemExit
+        At the training's end, in a process that only helped on another device.
     """
-    check_folder(folder, resume)
+    helps = is_helper(settings.devices)
+    if not helps:
+        check_folder(folder, resume)
     choose_device(settings.device)
     start = starting_weights(settings)
     network = network_settings(settings, start)
@@ -85,7 +90,9 @@ def retrain(
     data = gather(settings)
     if start is not None:
         _check_fit(settings.kind, network, start)
-    write_run(settings, folder)
+    check_strategy(network.fit)
+    if not helps:
+        write_run(settings, folder)
     if not settings.data:
         data = add_replay(
             data,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -90,6 +90,16 @@ class RetrainSettings(BaseModel):
     loader_workers: int = Field(
         1, ge=0, le=64, title="Workers", description="Processes that prepare batches"
     )
+    devices: Annotated[int, Field(ge=1, le=10_000)] | Literal["auto"] = Field(
+        1,
+        title="Devices",
+        description="Devices to train on, each with batches of its own; auto for all",
+    )
+    strategy: str = Field(
+        "auto",
+        title="Strategy",
+        description="How several devices work together: Lightning's name, such as ddp",
+    )
     backbone_weights: Path | None = Field(
         None,
         title="ImageNet weights",
@@ -104,6 +114,8 @@ class RetrainSettings(BaseModel):
             raise ValueError("either start from weights or from scratch, not both")
         if self.images is not None and self.labels is None:
             raise ValueError("images are chosen from labels: give their project folder")
+        if self.devices != 1 and self.labels is not None:
+            raise ValueError("labels are learned on one device: leave out --devices or --labels")
         return self
 
     @property
@@ -151,6 +163,8 @@ def network_settings(
         "seed": settings.seed,
         "device": settings.device,
         "loader_workers": settings.loader_workers,
+        "devices": settings.devices,
+        "strategy": settings.strategy,
     }
     changes = {"fit": fit.model_copy(update=given | common)}
     if settings.backbone_weights is not None:
