@@ -15,7 +15,7 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from itertools import zip_longest
+from itertools import pairwise, zip_longest
 from pathlib import Path
 
 import typer.main
@@ -112,7 +112,7 @@ def parse(arguments: list[str], *, abbreviated: bool = False) -> list[str]:
     try:
         command.main(list(arguments), prog_name="point-defects", standalone_mode=False)
     except Exception as error:  # of the click that Typer brings along, or of another
-        says = getattr(error, "format_message", lambda: repr(error))()
+        says = error.format_message() if hasattr(error, "format_message") else repr(error)
         if not (abbreviated and says.startswith("Missing")):
             raise Wrong(f"point-defects {shlex.join(arguments)}: {says}") from error
     return called
@@ -200,7 +200,7 @@ def _check_file(name: str) -> None:
 def _check_markers(words: list[str]) -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     known = {line.split(":")[0] for line in settings["tool"]["pytest"]["ini_options"]["markers"]}
-    for option, value in zip(words, words[1:], strict=False):
+    for option, value in pairwise(words):
         unknown = set(re.findall(r"\w+", value)) - known - {"not", "and", "or"}
         if option == "-m" and unknown:
             raise Wrong(f"no such marker: {', '.join(sorted(unknown))}")
