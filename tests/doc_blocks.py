@@ -180,6 +180,9 @@ def _check_python(words: list[str]) -> None:
         _check_file(words[0])
         return
     module = words[1]
+    if module in ("pip", "pytest"):
+        check_command(words[1:])
+        return
     spec = importlib.util.find_spec(module)
     if spec is None and module != "sphinx":  # which the documentation's own extra installs
         raise Wrong(f"no module {module}")
