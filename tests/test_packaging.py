@@ -118,7 +118,12 @@ def test_publishing_keeps_no_password():
     assert "password" not in publish.get("with", {})
 
 
-# --- the source archive ------------------------------------------------------------------------
+# --- manifest and source archive ----------------------------------------------------------------
+
+
+def test_the_icon_is_in_the_package():
+    package, _, name = loaded(ROOT / "napari.yaml")["icon"].partition(":")
+    assert (ROOT / "src" / package / name).read_text(encoding="utf-8").startswith("<svg")
 
 
 def test_the_source_archive_takes_what_the_wheel_and_the_tests_need():
