@@ -48,6 +48,43 @@ def accuracy_tables(report: dict) -> dict[str, str]:
     return {"accuracy": table(heads, rows)}
 
 
+def speed_tables(report: dict) -> dict[str, str]:
+    """What was aimed at, and seconds and memory by the image's size."""
+    aims = [
+        [name, f"{row['measured']:g}", f"{row['aim']:g}", "yes" if row["met"] else "no"]
+        for name, row in report["targets"].items()
+    ]
+    found = {"speed": table(["", "measured", "aim", "met"], aims)}
+    sizes = report.get("sizes", {})
+    rows = []
+    for side, each in sizes.items():
+        best = min(each["runs"], key=lambda run: run["wall_seconds"]["all"])["wall_seconds"]
+        seconds = [sum(best.get(stage, 0.0) for stage in stages) for stages in _STAGES.values()]
+        rows.append(
+            [
+                f"{side}²",
+                f"{each['cells']:,}",
+                f"{best['all']:.2f}",
+                *(f"{value:.2f}" for value in seconds),
+                f"{each['wall_seconds_per_megapixel']:.2f}",
+                f"{each['peak_above_mb']:,}",
+            ]
+        )
+    heads = ["pixels", "cells", "seconds", *_STAGES, "seconds per megapixel", "memory [MB]"]
+    return found | {"speed-sizes": table(heads, rows)}
+
+
+_STAGES = {
+    "lattice and domains": ("lattice", "domains"),
+    "CNN-1": ("resample", "cnn1", "net-casting"),
+    "evidence": ("evidence",),
+    "CNN-2": ("crop", "cnn2"),
+    "measurement and census": ("measurement", "census"),
+    "writing": ("write",),
+}
+"""Of the stopwatch, by what the documentation calls them."""
+
+
 def limit_tables(report: dict) -> dict[str, str]:
     """Errors of the networks, the ideal observer and the rule along every curve."""
     found = {}
@@ -288,6 +325,7 @@ def movie_tables(report: dict) -> dict[str, str]:
 TABLES: tuple[tuple[str, str, Callable[..., dict[str, str]]], ...] = (
     ("accuracy.md", "accuracy", accuracy_tables),
     ("accuracy.md", "calibration", calibration_tables),
+    ("accuracy.md", "speed", speed_tables),
     ("limits.md", "physical_limit", limit_tables),
     ("domains.md", "specimens", specimen_tables),
     ("correcting.md", "domain_shift", shift_tables),

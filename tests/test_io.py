@@ -22,8 +22,9 @@ from napari_point_defects.outputs import (
     write_overlay,
     write_table,
 )
-from napari_point_defects.readers import READERS, plain_unit
+from napari_point_defects.readers import READERS
 from napari_point_defects.records import Calibration, Lattice, StemImage, UnitCells
+from napari_point_defects.signals import plain_unit
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 FORMATS = SHARED / "formats"

@@ -6,7 +6,7 @@ import pytest
 import tifffile
 import zarr
 
-from napari_point_defects import readers
+from napari_point_defects import readers, signals, tiff_files
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.stacks import array_stack, open_stack
 
@@ -71,8 +71,13 @@ def test_frames_are_read_one_by_one(tmp_path, frames, monkeypatch, name, size, s
     def never(*_):
         raise AssertionError("the whole stack was read")
 
-    for whole in ("_load_entry", "_load_hdf5", "_load_tiff"):
-        monkeypatch.setattr(readers, whole, never)
+    for module, whole in (
+        (signals, "load_entry"),
+        (readers, "load_entry"),
+        (readers, "_load_hdf5"),
+        (tiff_files, "_load_tiff"),
+    ):
+        monkeypatch.setattr(module, whole, never)
     stack = open_stack(path)
     assert stack.shape == frames.shape
     assert stack.name == path.stem

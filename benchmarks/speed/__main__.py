@@ -2,7 +2,7 @@
 
     python -m benchmarks.speed            # writes benchmarks/results/speed.json, some 10 minutes
     python -m benchmarks.speed --quick    # small images, one round: speed_quick.json
-    python -m benchmarks.speed --only sizes
+    python -m benchmarks.speed --only sizes --sides 512 2048
 
 Run it on an otherwise idle machine; ``cpu_seconds`` are all threads' together. ``targets`` says
 which of the aims, set for two cores, were met.
@@ -16,6 +16,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -24,13 +25,13 @@ QUICK_SIDES = (512, 1024)
 PARTS = ("starts", "sizes", "rivals")
 
 
-def measure_sizes(quick: bool) -> dict:
+def measure_sizes(sides: Sequence[int]) -> dict:
     """Analyse one image of each size, each in a fresh process."""
     from benchmarks.speed.sizes import make_image
 
     found = {}
     with tempfile.TemporaryDirectory() as folder:
-        for side in QUICK_SIDES if quick else SIDES:
+        for side in sides:
             path = make_image(side, Path(folder))
             runs = "3" if side <= 2048 else "1"
             command = [sys.executable, "-m", "benchmarks.speed.sizes", str(path), runs]
@@ -76,17 +77,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small images, one round")
     parser.add_argument("--only", choices=PARTS, help="one part; the others are kept")
+    parser.add_argument("--sides", type=int, nargs="+", help="sizes; the others' are kept")
     options = parser.parse_args()
     path = RESULTS / ("speed_quick.json" if options.quick else "speed.json")
     report = json.loads(path.read_text()) if options.only and path.is_file() else {}
-    report |= {"command": "python -m benchmarks.speed", "cores": os.cpu_count()}
     wanted = PARTS if options.only is None else (options.only,)
+    report["cores"] = os.cpu_count()
+    command = " ".join(["python -m benchmarks.speed", *sys.argv[1:]])
+    report["commands"] = report.get("commands", {}) | dict.fromkeys(wanted, command)
     if "starts" in wanted:
         from benchmarks.speed import starts
 
         report["starts"] = starts.measure(1 if options.quick else 5)
     if "sizes" in wanted:
-        report["sizes"] = measure_sizes(options.quick)
+        sides = options.sides or (QUICK_SIDES if options.quick else SIDES)
+        kept = report.get("sizes", {}) if options.sides else {}
+        found = kept | measure_sizes(sides)
+        report["sizes"] = dict(sorted(found.items(), key=lambda item: int(item[0])))
     if "rivals" in wanted:
         from benchmarks.speed import rivals
         from benchmarks.speed.starts import SAMPLE

@@ -12,15 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from napari_point_defects.errors import PointDefectsError
-from napari_point_defects.readers import (
-    MAX_BYTES,
-    NM_PER_UNIT,
-    READERS,
-    Axis,
-    SignalInfo,
-    plain_unit,
-)
+from napari_point_defects.readers import READERS
 from napari_point_defects.records import Calibration, StemImage
+from napari_point_defects.signals import MAX_BYTES, NM_PER_UNIT, Axis, SignalInfo, plain_unit
 
 _logger = logging.getLogger(__name__)
 

@@ -25,14 +25,9 @@ from napari_point_defects.io import (
     reader_of,
     user_calibration,
 )
-from napari_point_defects.readers import (
-    MAX_BYTES,
-    READERS,
-    Axis,
-    SignalInfo,
-    plain_unit,
-)
+from napari_point_defects.readers import READERS
 from napari_point_defects.records import Calibration, StemImage
+from napari_point_defects.signals import MAX_BYTES, Axis, SignalInfo, plain_unit
 
 SECONDS_PER_UNIT = {
     name: size
