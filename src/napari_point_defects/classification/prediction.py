@@ -74,9 +74,8 @@ class Classifier:
         try:
             self.settings = ClassifierSettings.model_validate(self.weights.card["settings"])
             self.calibration = ProbabilityCalibration.from_card(self.weights.card["metrics"])
-            with torch.device("meta"):  # random weights would only be thrown away
-                network = build_classifier(self.settings)
-            network.load_state_dict(self.weights.tensors, assign=True)
+            network = build_classifier(self.settings)
+            network.load_state_dict(self.weights.tensors)
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
             raise PointDefectsError(
                 f"{self.weights.path} does not fit this program's classifier; train it again"
