@@ -84,7 +84,9 @@ def main() -> None:
     wanted = PARTS if options.only is None else (options.only,)
     report["cores"] = os.cpu_count()
     command = " ".join(["python -m benchmarks.speed", *sys.argv[1:]])
-    report["commands"] = report.get("commands", {}) | dict.fromkeys(wanted, command)
+    commands = report.setdefault("commands", {})
+    for part in wanted:  # single sizes are added to those before
+        commands[part] = [*commands.get(part, []), command] if options.sides else [command]
     if "starts" in wanted:
         from benchmarks.speed import starts
 
