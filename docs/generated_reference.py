@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
+from benchmarks.markdown import table
 from napari_point_defects.cli import app as commands
 
 PROGRAM = "point-defects"
@@ -61,7 +62,7 @@ def _command_sections(command: Any, name: str, parent: Any) -> Iterator[str]:
     yield "\n\n".join(_plain(paragraph) for paragraph in (command.help or "").split("\n\n"))
     yield f"```text\n{usage}\n```"
     if rows:
-        yield _table(("", ""), rows)
+        yield table(("", ""), rows)
     for name_below, command_below in below.items():
         yield from _command_sections(command_below, name_below, context)
 
@@ -72,7 +73,7 @@ def _settings_table(model: type[BaseModel]) -> str:
         (f"`{name}`", _default(field), _bounds(field), _plain(field.description or ""))
         for name, field in model.model_fields.items()
     ]
-    return _table(("field", "default", "bounds", ""), rows)
+    return table(("field", "default", "bounds", ""), rows)
 
 
 def _default(field: FieldInfo) -> str:
@@ -94,12 +95,6 @@ def _bounds(field: FieldInfo) -> str:
         if getattr(bound, name, None) is not None
     ]
     return ", ".join(found)
-
-
-def _table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    """Return a Markdown table."""
-    lines = [heads, ("---",) * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def _plain(text: str | None) -> str:

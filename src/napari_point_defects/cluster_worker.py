@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 from collections.abc import Callable, Mapping
@@ -14,6 +13,7 @@ from typing import Any
 
 from napari_point_defects import __version__
 from napari_point_defects.materials import definitions_to_pin, pin_materials
+from napari_point_defects.threads import told_count
 
 _PROGRAM = "napari-point-defects"
 _one_at_a_time = threading.Lock()
@@ -109,10 +109,9 @@ def do_task(function: Callable[[Any], Any], task: Any, needs: Needs) -> Any:
 
 def cores_of_this_worker() -> int:
     """Return how many cores this process may use: its threads on a cluster, or as told."""
-    told = os.environ.get("OMP_NUM_THREADS", "")
     threads = 1
     with suppress(ImportError, ValueError):
         from distributed import get_worker
 
         threads = get_worker().state.nthreads
-    return max(threads, int(told) if told.isdecimal() else 1)
+    return max(threads, told_count())

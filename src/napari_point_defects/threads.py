@@ -31,8 +31,13 @@ def thread_count() -> int:
     torch = sys.modules.get("torch")
     if torch is not None and hasattr(torch, "get_num_threads"):
         return max(1, torch.get_num_threads())
+    return told_count() or os.cpu_count() or 1
+
+
+def told_count() -> int:
+    """Return how many threads the environment asks for; 0 where it says nothing."""
     told = os.environ.get("OMP_NUM_THREADS", "")
-    return int(told) if told.isdigit() and int(told) else os.cpu_count() or 1
+    return int(told) if told.isdecimal() else 0
 
 
 def side_by_side(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
