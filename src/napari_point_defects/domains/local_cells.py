@@ -37,7 +37,7 @@ _BETWEEN = np.array(
         (_ROOT, 0.0), (0.0, _ROOT), (_ROOT, -_ROOT),
     ]
 )  # fmt: skip
-_STRIP_ROWS = 128  # of samples: bounds the memory of large images
+_STRIP_PX = 4_000_000  # looked at at once: bounds the memory of large images
 _SHIFTS = 16
 FINE_SHIFTS = 96
 """Shifts tried along each side for a single cell: to a hundredth of a."""
@@ -145,8 +145,9 @@ def local_cells(
     middle = _sample(data).clip(*limits).mean(dtype=float)
     spread = np.float32(max(limits[1] - limits[0], 1e-30))
     sums, level, seen, whole = [], [], [], []
-    for start in range(0, data.shape[0], _STRIP_ROWS * step):
-        strip = np.asarray(data[start : start + _STRIP_ROWS * step], np.float32)
+    rows = max(1, _STRIP_PX // (step * data.shape[1])) * step
+    for start in range(0, data.shape[0], rows):
+        strip = np.asarray(data[start : start + rows], np.float32)
         finite = np.isfinite(strip)
         strip = (np.clip(strip, *limits) - np.float32(middle)) / spread
         strip = np.where(finite, strip, np.float32(0))

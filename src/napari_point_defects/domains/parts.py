@@ -57,14 +57,32 @@ def cut_out(
     high = np.minimum(np.maximum(high, low + -(-96 // step)), where.shape)
     inner = where[low[0] : high[0], low[1] : high[1]]
     corner = low * step
-    part = np.asarray(data[corner[0] : high[0] * step, corner[1] : high[1] * step], np.float32)
+    part = np.array(data[corner[0] : high[0] * step, corner[1] : high[1] * step], np.float32)
     weight = ndimage.gaussian_filter(inner.astype(np.float32), 1.0) * inner
-    weight = np.repeat(np.repeat(weight, step, 0), step, 1)[: part.shape[0], : part.shape[1]]
-    finite = np.isfinite(part)
-    part = np.where(finite, np.clip(part, *limits), 0)
-    weight = weight * finite
-    mean = (part * weight).sum() / max(weight.sum(), 1)
-    return corner, (part - mean) * weight
+    _weigh(part, weight, step, limits)
+    return corner, part
+
+
+def _weigh(part: np.ndarray, weight: np.ndarray, step: int, limits: tuple[float, float]) -> None:
+    """Clip an image, take off its mean and multiply it by the weights of its blocks, in place.
+
+    By strips: it may be all of a large image. What was not recorded becomes 0.
+    """
+    strips = [
+        (part[row * step : (row + 1) * step], np.repeat(line, step)[: part.shape[1]])
+        for row, line in enumerate(weight)
+    ]
+    total = share = 0.0
+    for strip, line in strips:
+        strip[~np.isfinite(strip)] = np.nan
+        np.clip(strip, *limits, out=strip)
+        total += float(np.nansum(strip * line, dtype=float))
+        share += float(np.isfinite(strip).sum(axis=0) @ line)
+    mean = np.float32(total / max(share, 1))
+    for strip, line in strips:
+        strip -= mean
+        strip *= line
+        np.nan_to_num(strip, copy=False)
 
 
 def alike(lattice: Lattice, other: Lattice) -> bool:
