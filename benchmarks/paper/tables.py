@@ -28,6 +28,8 @@ def detection_table(result: dict) -> str:
             name,
             f"{row['cells']:,}",
             f"{row['found']:.4f}",
+            f"{row['whole_cells']:,}",
+            f"{row['whole_found']:.4f}",
             f"{row['false_positives']:,}",
             f"{row['mean_iou']:.3f}",
             f"{min(row['found_by_class'].values()):.4f}",
@@ -35,7 +37,7 @@ def detection_table(result: dict) -> str:
         ]
         for name, row in result["methods"].items()
     ]
-    heads = ["", "cells", "IoU > 0.5", "false", "mean IoU", "worst class", "paper"]
+    heads = ["", "cells", "found", "uncut", "found", "false", "mean IoU", "worst class", "paper"]
     return table(heads, rows)
 
 
