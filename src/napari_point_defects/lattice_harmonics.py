@@ -9,6 +9,7 @@ Points are (y, x) in pixels, frequencies in cycles per pixel.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,9 +20,8 @@ from napari_point_defects.lattice_search import INDICES, SHELL, Spectrum
 from napari_point_defects.lattice_sites import CANONICAL_CELL, MeanCell
 from napari_point_defects.lattice_windows import ScaledView
 from napari_point_defects.records import Bending
-from napari_point_defects.threads import side_by_side
 
-_STRIP_PX = 1_000_000
+_STRIP_PX = 4_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,19 +93,14 @@ def _block_size(shape: tuple[int, int]) -> int:
     return min(max(2, min(shape) // 48), 64)
 
 
-def _strips(image: np.ndarray | ScaledView) -> list[slice]:
-    """Return rows of blocks, so many each that memory stays small and threads have some to do."""
+def _strips(image: np.ndarray | ScaledView) -> Iterator[tuple[slice, np.ndarray]]:
+    """Yield whole rows of blocks, as (rows of blocks, pixels), so much that memory stays small."""
     size = _block_size(image.shape)
-    by = image.shape[0] // size
+    by, bx = (n // size for n in image.shape)
     together = max(1, _STRIP_PX // (size * image.shape[1]))
-    return [slice(first, min(first + together, by)) for first in range(0, by, together)]
-
-
-def _pixels(image: np.ndarray | ScaledView, rows: slice) -> np.ndarray:
-    """Return the pixels of rows of blocks, whole blocks only."""
-    size = _block_size(image.shape)
-    whole = image.shape[1] // size * size
-    return image[rows.start * size : rows.stop * size, :whole]
+    for first in range(0, by, together):
+        last = min(first + together, by)
+        yield slice(first, last), image[first * size : last * size, : bx * size]
 
 
 def _demodulate(image: np.ndarray | ScaledView, frequency: np.ndarray) -> np.ndarray:
@@ -122,17 +117,12 @@ def _demodulate(image: np.ndarray | ScaledView, frequency: np.ndarray) -> np.nda
     columns = np.exp(-2j * np.pi * inner[:, None] * frequency[:, 1]).astype(np.complex64)  # (s, K)
     lines = np.exp(-2j * np.pi * inner[:, None] * frequency[:, 0]).astype(np.complex64)
     blocks = np.empty((len(frequency), by, bx), np.complex64)
-
-    def of(rows: slice) -> np.ndarray:
-        strip = np.ascontiguousarray(_pixels(image, rows)).reshape(-1, size)
+    for rows, pixels in _strips(image):
+        strip = np.ascontiguousarray(pixels).reshape(-1, size)
         # one real product for both parts: columns seen as (s, 2K) floats
         strip = (strip @ columns.view(np.float32)).view(np.complex64)
         strip = strip.reshape(-1, size, bx, len(frequency))
-        return np.einsum("isjk,sk->kij", strip, lines) / size**2
-
-    strips = _strips(image)
-    for rows, found in zip(strips, side_by_side(of, strips), strict=True):
-        blocks[:, rows] = found
+        blocks[:, rows] = np.einsum("isjk,sk->kij", strip, lines) / size**2
     y0, x0 = np.arange(by) * size, np.arange(bx) * size
     blocks *= np.exp(-2j * np.pi * np.outer(frequency[:, 0], y0))[:, :, None]
     blocks *= np.exp(-2j * np.pi * np.outer(frequency[:, 1], x0))[:, None, :]
@@ -229,8 +219,8 @@ def _weighted_variance(image: np.ndarray | ScaledView, weight: np.ndarray) -> fl
     size = _block_size(image.shape)
     by, bx = weight.shape
     mean, square = np.empty((2, by, bx))
-    for rows in _strips(image):
-        blocks = _pixels(image, rows).reshape(-1, size, bx, size)
+    for rows, pixels in _strips(image):
+        blocks = pixels.reshape(-1, size, bx, size)
         mean[rows] = np.einsum("iajb->ij", blocks) / size**2
         square[rows] = np.einsum("iajb,iajb->ij", blocks, blocks) / size**2
     overall = (weight * mean).sum() / weight.sum()

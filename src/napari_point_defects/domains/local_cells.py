@@ -17,7 +17,6 @@ from scipy import ndimage
 from napari_point_defects.lattice_search import INDICES, SHELL
 from napari_point_defects.lattice_sites import CANONICAL_CELL
 from napari_point_defects.records import Lattice
-from napari_point_defects.threads import side_by_side
 
 WINDOW_A = 1.5
 """Standard deviation of the window, in a: it holds some 30 cells, three missing ones next to
@@ -38,7 +37,7 @@ _BETWEEN = np.array(
         (_ROOT, 0.0), (0.0, _ROOT), (_ROOT, -_ROOT),
     ]
 )  # fmt: skip
-_STRIP_PX = 1_000_000  # looked at at once: bounds the memory of large images
+_STRIP_PX = 4_000_000  # looked at at once: bounds the memory of large images
 _SHIFTS = 16
 FINE_SHIFTS = 96
 """Shifts tried along each side for a single cell: to a hundredth of a."""
@@ -145,9 +144,9 @@ def local_cells(
     # about its mean: what is off it looks like a lattice where the image ends
     middle = _sample(data).clip(*limits).mean(dtype=float)
     spread = np.float32(max(limits[1] - limits[0], 1e-30))
-
-    def of(start: int) -> tuple[np.ndarray, ...]:
-        """Return values, levels, and recorded shares without and with what lies off the edge."""
+    sums, level, seen, whole = [], [], [], []
+    rows = max(1, _STRIP_PX // (step * data.shape[1])) * step
+    for start in range(0, data.shape[0], rows):
         strip = np.asarray(data[start : start + rows], np.float32)
         finite = np.isfinite(strip)
         strip = (np.clip(strip, *limits) - np.float32(middle)) / spread
@@ -157,15 +156,14 @@ def local_cells(
         local = _demodulate(strip, frequency, step, start - lattice.origin_px[0],
                             -lattice.origin_px[1])  # fmt: skip
         shape = (strip.shape[0] // step, step, strip.shape[1] // step, step)
-        shares = (
-            np.pad(finite.astype(np.float32), pad, mode=mode) for mode in ("constant", "edge")
-        )
-        return local, *(each.reshape(shape).mean((1, 3)) for each in (strip, *shares))
-
-    rows = max(1, _STRIP_PX // (step * data.shape[1])) * step
-    parts = zip(*side_by_side(of, range(0, data.shape[0], rows)), strict=True)
-    values, level, weight, whole = (np.concatenate(part, axis=-2) for part in parts)
+        sums.append(local)
+        level.append(strip.reshape(shape).mean((1, 3)))
+        for shares, mode in ((seen, "constant"), (whole, "edge")):
+            share = np.pad(finite.astype(np.float32), pad, mode=mode)
+            shares.append(share.reshape(shape).mean((1, 3)))
     per_sample = lattice.a_px / step
+    values, level = np.concatenate(sums, 1), np.concatenate(level)
+    weight = np.concatenate(seen)
     noise = _noise(values[len(USED) :], weight, WINDOW_A * per_sample) * (WINDOW_A / sigma_a) ** 2
     sigma = sigma_a * per_sample
     # what the window's background makes of its edge goes with the background
@@ -175,7 +173,7 @@ def local_cells(
     values = values[: len(USED)]
     for k in range(len(values)):
         values[k] = _blur(values[k], sigma) * scale
-    return LocalCells(values, level, weight, whole, noise, step, sigma_a)
+    return LocalCells(values, level, weight, np.concatenate(whole), noise, step, sigma_a)
 
 
 def _noise(between: np.ndarray, weight: np.ndarray, sigma: float) -> np.ndarray:
