@@ -9,11 +9,11 @@ from qtpy.QtGui import QColor
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QSizePolicy, QTableWidget
 from qtpy.QtWidgets import QTableWidgetItem as Item
 
-from napari_point_defects.napari_ui.measure_quantities import quantities
+from napari_point_defects.measured_quantities import quantities
 
 if TYPE_CHECKING:
     from napari_point_defects.measured import Measurement
-    from napari_point_defects.napari_ui.measure_quantities import Quantity
+    from napari_point_defects.measured_quantities import Quantity
 
 HEADINGS = ("Quantity", "Value", "95 % interval", "Unit")
 ODD_COLOUR = "#e08a00"

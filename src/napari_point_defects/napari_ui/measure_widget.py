@@ -14,12 +14,12 @@ from qtpy.QtWidgets import QFormLayout, QHBoxLayout, QLabel, QPushButton, QWidge
 
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.materials import get_material
+from napari_point_defects.measured_quantities import as_text
 from napari_point_defects.napari_ui.docks import SIMULATE, adapt_to, open_dock
 from napari_point_defects.napari_ui.image_layers import check_image, is_micrograph
 from napari_point_defects.napari_ui.inspector_export import ask_path
 from napari_point_defects.napari_ui.material_editors import MaterialEditor
 from napari_point_defects.napari_ui.measure_plots import MeasurePlots
-from napari_point_defects.napari_ui.measure_quantities import as_text
 from napari_point_defects.napari_ui.measure_table import MeasureTable
 from napari_point_defects.napari_ui.measured_layer import (
     Basis,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from html import escape
+from pathlib import Path
 from typing import Any
 
 from napari.utils.notifications import notification_manager, show_error
-from qtpy.QtCore import QTimer, Signal
+from qtpy.QtCore import QTimer, QUrl, Signal
 from qtpy.QtWidgets import QLabel, QProgressBar, QPushButton, QVBoxLayout, QWidget
 
 from napari_point_defects.errors import PointDefectsError
@@ -29,6 +31,11 @@ def report_error(error: Exception) -> str:
         return message
     notification_manager.receive_error(type(error), error, error.__traceback__)
     return f"Something went wrong in the program: {error!r}"
+
+
+def link_to(path: Path) -> str:
+    """Return a link for a panel's message that opens a file with the user's own program."""
+    return f'<a href="{QUrl.fromLocalFile(str(path)).toString()}">{escape(path.name)}</a>'
 
 
 class RunPanel(QWidget):
@@ -63,6 +70,7 @@ class RunPanel(QWidget):
         self.bar.setFixedHeight(6)
         self.message = QLabel()
         self.message.setWordWrap(True)
+        self.message.setOpenExternalLinks(True)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(4)
