@@ -20,6 +20,7 @@ from superqt import QElidingLabel
 from napari_point_defects.materials import Material
 from napari_point_defects.napari_ui.cell_editor import CellEditor
 from napari_point_defects.napari_ui.cell_tables import STATES, open_questions
+from napari_point_defects.napari_ui.colours import palette_news, watch_palette
 from napari_point_defects.napari_ui.filter_panel import FilterPanel
 from napari_point_defects.napari_ui.lasso import Lasso
 from napari_point_defects.napari_ui.legend import ClassLegend, legend_rows
@@ -107,6 +108,8 @@ class CensusPanel(QWidget):
         self.filters.reset_requested.connect(self._show_all)
         self.export_button.clicked.connect(self.export_requested)
         self.report_button.clicked.connect(self.report_requested)
+        watch_palette(viewer)
+        palette_news.changed.connect(self._recolour)
         self.hide()
 
     def set_editor(self, editor: CellEditor | None) -> None:
@@ -194,6 +197,11 @@ class CensusPanel(QWidget):
         self.new_class.clear()
         self.new_class.addItems(material.class_labels)
         self.new_class.blockSignals(False)
+
+    def _recolour(self) -> None:
+        if self.legend is not None:
+            self.legend.recolour()
+        self.filters.recolour()
 
     def _filter(self) -> None:
         if self.editor is not None:

@@ -9,6 +9,7 @@ from typing import Any
 from qtpy.QtWidgets import QFileDialog, QMessageBox, QWidget
 
 from napari_point_defects import appraisal, results
+from napari_point_defects.napari_ui import preferences
 from napari_point_defects.napari_ui.links import CellsLink
 from napari_point_defects.records import StemImage, UnitCells
 from napari_point_defects.report.writing import report_paths, write_report
@@ -32,7 +33,7 @@ def ask_folder(
     (Path, bool) or None
         The folder and whether to overwrite; None if the user thought better of it.
     """
-    name = QFileDialog.getExistingDirectory(parent, title)
+    name = QFileDialog.getExistingDirectory(parent, title, preferences.results_folder())
     if not name:
         return None
     agreed = _may_replace(parent, paths_in(Path(name)))
@@ -50,7 +51,7 @@ def ask_report(parent: QWidget, name: str) -> tuple[Path, bool] | None:
     chosen, _ = QFileDialog.getSaveFileName(
         parent,
         "Export report to",
-        f"{name}_report.html",
+        str(Path(preferences.results_folder()) / f"{name}_report.html"),
         "Web page (*.html)",
         # asked below, for the data beside it too
         options=QFileDialog.Option.DontConfirmOverwrite,

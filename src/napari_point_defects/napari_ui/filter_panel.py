@@ -17,8 +17,11 @@ from qtpy.QtWidgets import (
 )
 from superqt import QLabeledDoubleRangeSlider
 
+from napari_point_defects.materials import DefectClass
 from napari_point_defects.napari_ui.cell_filter import CellFilter
 from napari_point_defects.napari_ui.cell_layers import RIM_COLOURS, STATE_MARKS, UNSURE_MARK
+from napari_point_defects.napari_ui.palette_box import PaletteBox
+from napari_point_defects.palettes import colours_in_use
 
 _ICON_PX = 14
 _TOOLTIPS = {
@@ -72,6 +75,7 @@ class FilterPanel(QWidget):
             "never saw are always shown.</p>"
         )
         self.confidence.valueChanged.connect(self.changed)
+        self.palette_box = PaletteBox()
         self.count = QLabel()
         self.reset_button = QPushButton("Show all")
         self.reset_button.setFocusPolicy(Qt.FocusPolicy.NoFocus)
@@ -85,7 +89,14 @@ class FilterPanel(QWidget):
         form.addRow(grid)
         form.addRow(self.unsure)
         form.addRow("Confidence", self.confidence)
+        form.addRow("Colours", self.palette_box)
         form.addRow(row)
+
+    def recolour(self) -> None:
+        """Draw the marks in the palette in use."""
+        for state, box in self.states.items():
+            box.setIcon(state_icon(state))
+        self.unsure.setIcon(unsure_icon())
 
     def filter(self, hidden: set[str]) -> CellFilter:
         """Return what is to be shown, with the classes that the legend hides."""
@@ -123,7 +134,7 @@ def unsure_icon() -> QIcon:
     pixmap.fill(Qt.GlobalColor.transparent)
     painter = QPainter(pixmap)
     painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-    pen = QPen(QColor("#e6261f"))
+    pen = QPen(QColor(colours_in_use()[DefectClass.V_X1]))
     pen.setWidthF(UNSURE_MARK.rim * side)
     painter.setPen(pen)
     margin = UNSURE_MARK.rim * side / 2 + 1
@@ -144,7 +155,7 @@ def state_icon(state: str) -> QIcon:
     pen.setWidthF(look.rim * side)
     pen.setJoinStyle(Qt.PenJoinStyle.MiterJoin)
     painter.setPen(pen)
-    painter.setBrush(QColor("#e6261f"))
+    painter.setBrush(QColor(colours_in_use()[DefectClass.V_X1]))
     margin = look.rim * side / 2 + 1
     inside = pixmap.rect().toRectF().adjusted(margin, margin, -margin, -margin)
     middle = inside.center()

@@ -18,6 +18,7 @@ from napari_point_defects.movies.analysis import Movie, analyze_movie
 from napari_point_defects.movies.results import movie_paths, write_movie
 from napari_point_defects.movies.settings import MovieSettings
 from napari_point_defects.movies.tables import findings
+from napari_point_defects.napari_ui.colours import watch_palette
 from napari_point_defects.napari_ui.image_layers import pixel_size_nm
 from napari_point_defects.napari_ui.lifetime import listen
 from napari_point_defects.napari_ui.links import (
@@ -102,6 +103,7 @@ class MovieWidget(ResultPane[Movie]):
         self.images.scale_changed.connect(self._show_pixel_size)
         self.export.clicked.connect(self._ask)
         listen(self, self._on_step, self._viewer.dims.events.current_step)
+        watch_palette(self._viewer)
         self._begin()
 
     def settings(self) -> tuple[AnalysisSettings, MovieSettings]:

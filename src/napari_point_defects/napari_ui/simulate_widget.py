@@ -24,7 +24,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_point_defects.errors import PointDefectsError
-from napari_point_defects.materials import CLASS_COLOURS, DefectClass
+from napari_point_defects.materials import DefectClass
 from napari_point_defects.napari_ui.docks import adapt_to
 from napari_point_defects.napari_ui.image_layers import check_image
 from napari_point_defects.napari_ui.links import image_layer
@@ -37,6 +37,7 @@ from napari_point_defects.napari_ui.simulate_form import SimulateForm, class_nam
 from napari_point_defects.napari_ui.simulate_match import Matched, match_work
 from napari_point_defects.napari_ui.simulate_preview import SimulatePreview
 from napari_point_defects.napari_ui.viewers import own_viewer
+from napari_point_defects.palettes import colours_in_use
 from napari_point_defects.settings_files import SUFFIXES, write_settings
 from napari_point_defects.simulation.images import unknown_columns
 from napari_point_defects.simulation.presets import TrainingSetSettings, load_settings
@@ -289,7 +290,7 @@ def _counts_in_words(settings: TrainingSetSettings, counts: np.ndarray) -> str:
     """Return the number of cells of each class in both splits, as rich text."""
     return ", ".join(
         # one class is not broken over two lines
-        f"<font color='{CLASS_COLOURS[c]}'>■</font>&nbsp;{name}&nbsp;{train:,}\u2009+\u2009"
+        f"<font color='{colours_in_use()[c]}'>■</font>&nbsp;{name}&nbsp;{train:,}\u2009+\u2009"
         f"{validation:,}"
         for c, name, train, validation in zip(
             DefectClass, class_names(settings.materials), *counts, strict=True

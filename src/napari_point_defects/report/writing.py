@@ -21,8 +21,9 @@ from napari_point_defects.census import cells_table
 from napari_point_defects.detections import Analysis
 from napari_point_defects.errors import PointDefectsError, Stopped
 from napari_point_defects.labels.images import content_hash
-from napari_point_defects.materials import CLASS_COLOURS, DefectClass, get_material
+from napari_point_defects.materials import DefectClass, get_material
 from napari_point_defects.outputs import write_json, write_overlay, write_table, write_together
+from napari_point_defects.palettes import colours_in_use
 from napari_point_defects.records import StemImage, UnitCells
 from napari_point_defects.report import sections
 from napari_point_defects.report.markup import POLICY, STYLE, Markup, element, joined
@@ -166,7 +167,7 @@ def report_page(
     """Return the page; ``picture`` is the overlay as a data URI, ``links`` are relative paths."""
     census = analysis.census
     names = get_material(census["material"]).class_labels
-    colours = list(CLASS_COLOURS.values())
+    colours = list(colours_in_use().values())
     title = f"Point defects in {analysis.image.name}"
     version = census["weights"].get("classifier", "")
     several = len(analysis.detection.domain_map.domains) > 1
