@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from qtpy.QtWidgets import QFileDialog, QMessageBox, QWidget
 
 from napari_point_defects import appraisal, results
+from napari_point_defects.errors import Stopped
 from napari_point_defects.napari_ui import preferences
 from napari_point_defects.napari_ui.links import CellsLink
 from napari_point_defects.records import StemImage, UnitCells
 from napari_point_defects.report.writing import report_paths, write_report
+
+STOP_WRITING = "Stop; nothing is written then"
 
 
 def ask_folder(
@@ -81,10 +83,14 @@ def writer(
 ) -> Callable[..., None]:
     """Return the function that counts and writes, for a background thread."""
 
-    def work(on_progress: Callable[[float, str], None], should_stop: Any) -> None:
-        on_progress(0.0, "Writing")
+    def work(on_progress: Callable[[float, str], None], should_stop: Callable[[], bool]) -> bool:
+        on_progress(0.0, "Measuring the image")
         analysis = appraisal.appraise(image, link.detection, cells, link.settings)
+        if should_stop():
+            raise Stopped
+        on_progress(0.5, "Writing")
         results.write_results(analysis, folder, overwrite=overwrite)
+        return True
 
     return work
 

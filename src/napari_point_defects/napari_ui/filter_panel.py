@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from qtpy.QtCore import QPointF, QSize, Qt, Signal
+from qtpy.QtCore import QPointF, QRectF, QSize, Qt, Signal
 from qtpy.QtGui import QColor, QIcon, QPainter, QPen, QPixmap, QPolygonF
 from qtpy.QtWidgets import (
     QCheckBox,
@@ -24,6 +24,7 @@ from napari_point_defects.napari_ui.palette_box import PaletteBox
 from napari_point_defects.palettes import colours_in_use
 
 _ICON_PX = 14
+_OUTLINE = "#707070"
 _TOOLTIPS = {
     "predicted": "The network's, and nobody has looked at them yet",
     "confirmed": "You agreed with the network, or moved the cell",
@@ -151,21 +152,28 @@ def state_icon(state: str) -> QIcon:
     pixmap.fill(Qt.GlobalColor.transparent)
     painter = QPainter(pixmap)
     painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-    pen = QPen(QColor(RIM_COLOURS[state]))
-    pen.setWidthF(look.rim * side)
-    pen.setJoinStyle(Qt.PenJoinStyle.MiterJoin)
-    painter.setPen(pen)
-    painter.setBrush(QColor(colours_in_use()[DefectClass.V_X1]))
-    margin = look.rim * side / 2 + 1
+    rim = look.rim * side
+    margin = rim / 2 + 2
     inside = pixmap.rect().toRectF().adjusted(margin, margin, -margin, -margin)
+    painter.setBrush(QColor(colours_in_use()[DefectClass.V_X1]))
+    # a white rim is not seen on a light window without a line about it
+    for colour, width in ((_OUTLINE, rim + 3), (RIM_COLOURS[state], rim)):
+        pen = QPen(QColor(colour))
+        pen.setWidthF(width)
+        pen.setJoinStyle(Qt.PenJoinStyle.MiterJoin)
+        painter.setPen(pen)
+        _draw_symbol(painter, look.symbol, inside)
+    painter.end()
+    return QIcon(pixmap)
+
+
+def _draw_symbol(painter: QPainter, symbol: str, inside: QRectF) -> None:
     middle = inside.center()
-    if look.symbol == "diamond":
+    if symbol == "diamond":
         top, right = QPointF(middle.x(), inside.top()), QPointF(inside.right(), middle.y())
         bottom, left = QPointF(middle.x(), inside.bottom()), QPointF(inside.left(), middle.y())
         painter.drawPolygon(QPolygonF([top, right, bottom, left]))
-    elif look.symbol == "square":
+    elif symbol == "square":
         painter.drawRect(inside)
     else:
         painter.drawEllipse(inside)
-    painter.end()
-    return QIcon(pixmap)
