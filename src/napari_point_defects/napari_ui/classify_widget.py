@@ -26,7 +26,13 @@ from napari_point_defects.napari_ui.cell_tables import cell_table, centres_px, t
 from napari_point_defects.napari_ui.census_panel import CensusPanel
 from napari_point_defects.napari_ui.corrections import apply_corrections
 from napari_point_defects.napari_ui.docks import adapt_to
-from napari_point_defects.napari_ui.export import ask_folder, ask_report, report_writer, writer
+from napari_point_defects.napari_ui.export import (
+    STOP_WRITING,
+    ask_folder,
+    ask_report,
+    report_writer,
+    writer,
+)
 from napari_point_defects.napari_ui.hexagon_layers import current_hexagons
 from napari_point_defects.napari_ui.hexagon_tables import tidy_features
 from napari_point_defects.napari_ui.history import forget
@@ -48,6 +54,7 @@ from napari_point_defects.napari_ui.links import (
     set_aside,
 )
 from napari_point_defects.napari_ui.pane import Pane
+from napari_point_defects.napari_ui.remembered import Remembered, form_part
 from napari_point_defects.napari_ui.run_panel import RunPanel, link_to
 from napari_point_defects.napari_ui.settings_form import (
     SettingsForm,
@@ -94,6 +101,7 @@ class ClassifyWidget(Pane):
         )
         self.census = CensusPanel(viewer)
         self.checks = TrainingChecks(viewer, self)
+        Remembered("classify", self.run, form_part(self.form))
         self._lay_out()
 
         self.run.run_requested.connect(self.classify)
@@ -200,12 +208,13 @@ class ClassifyWidget(Pane):
             self.run.fail(error)
             return
 
-        def done(_: None) -> None:
+        def done(_: bool) -> None:
             self.run.say(f"Written to {folder}")
             show_info(f"Table, census and overlay of {image.name} written to {folder}")
 
         work = writer(image, link, cells, folder, overwrite=overwrite)
-        self.run.start(f"Write the results of {image.name}", work, done)
+        title = f"Write the results of {image.name}"
+        self.run.start(title, work, done, cancel_tip=STOP_WRITING, keeps_late=True)
 
     def export_report(self, path: Path, *, overwrite: bool = False) -> None:
         """Write a page of the cells as they stand, and its data beside it."""
@@ -226,7 +235,8 @@ class ClassifyWidget(Pane):
             show_info(f"Report of {image.name} written to {page}")
 
         work = report_writer(image, link, cells, path, decided, overwrite=overwrite)
-        self.run.start(f"Write a report of {image.name}", work, done)
+        title = f"Write a report of {image.name}"
+        self.run.start(title, work, done, cancel_tip=STOP_WRITING, keeps_late=True)
 
     def _chosen(self) -> tuple[Shapes, HexagonsLink]:
         layer = self.hexagons.layer

@@ -28,6 +28,7 @@ from napari_point_defects.napari_ui.measured_layer import (
     measuring,
 )
 from napari_point_defects.napari_ui.outside_note import OutsideNote
+from napari_point_defects.napari_ui.remembered import Remembered, editor_part
 from napari_point_defects.napari_ui.result_pane import ResultPane
 from napari_point_defects.napari_ui.run_panel import WARNING_STYLE, RunPanel
 from napari_point_defects.outputs import write_json
@@ -66,6 +67,7 @@ class MeasureWidget(ResultPane[MeasuredLayer]):
             QPushButton(text) for text in ("Copy", "Export…", "Match this image")
         )
         self.buttons = QWidget()
+        Remembered("measure", self.run, editor_part("material", self.material))
         self._lay_out()
 
         self.run.run_requested.connect(self.measure)

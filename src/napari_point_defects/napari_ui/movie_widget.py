@@ -36,6 +36,7 @@ from napari_point_defects.napari_ui.movie_layers import (
     stack_of,
 )
 from napari_point_defects.napari_ui.movie_plot import MoviePlot
+from napari_point_defects.napari_ui.remembered import Remembered, form_part
 from napari_point_defects.napari_ui.result_pane import ResultPane
 from napari_point_defects.napari_ui.run_panel import WARNING_STYLE, RunPanel
 from napari_point_defects.napari_ui.settings_editors import NumberEditor, OptionalEditor
@@ -97,6 +98,8 @@ class MovieWidget(ResultPane[Movie]):
         self.export = QPushButton("Export…")
         self.plot = MoviePlot(self._viewer.theme)
         self.results = QWidget()
+        forms = (self.form, self.dose, self.more_frame, self.more)
+        Remembered("movie", self.run, *map(form_part, forms))
         self._lay_out()
 
         self.run.run_requested.connect(self.analyse)

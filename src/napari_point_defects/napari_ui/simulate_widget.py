@@ -31,8 +31,10 @@ from napari_point_defects.napari_ui.links import image_layer
 from napari_point_defects.napari_ui.outside_note import INSIDE, OutsideNote
 from napari_point_defects.napari_ui.pace import Pace
 from napari_point_defects.napari_ui.pane import Pane
+from napari_point_defects.napari_ui.remembered import Part, Remembered
 from napari_point_defects.napari_ui.run_panel import RunPanel
 from napari_point_defects.napari_ui.settings_editors import FolderEditor
+from napari_point_defects.napari_ui.settings_form import make_settings
 from napari_point_defects.napari_ui.simulate_form import SimulateForm, class_names
 from napari_point_defects.napari_ui.simulate_match import Matched, match_work
 from napari_point_defects.napari_ui.simulate_preview import SimulatePreview
@@ -80,6 +82,7 @@ class SimulateWidget(QWidget):
         self.outside = OutsideNote(INSIDE)
         self._found: FoundSet | None = None
         self._matched: tuple[Hashable, Matched] | None = None
+        Remembered("simulate", self.run, Part(self._settings, self._set_settings))
         self._lay_out()
 
         self._look = QTimer(self, singleShot=True, interval=_LOOK_MS)
@@ -96,6 +99,16 @@ class SimulateWidget(QWidget):
         self.preview.images.layer_changed.connect(self._show_outside)
         self.outside.adapt_requested.connect(self.adapt)
         self.preview.refresh()
+
+    def _settings(self) -> dict[str, Any]:
+        try:
+            return self.form.settings().model_dump(mode="json")
+        except PointDefectsError:  # half typed
+            return {}
+
+    def _set_settings(self, values: dict[str, Any]) -> None:
+        if values:
+            self.form.set_settings(make_settings(TrainingSetSettings, values))
 
     def simulate(self) -> None:
         """Start a run or go on with one, or say why it cannot start."""
