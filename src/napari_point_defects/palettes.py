@@ -26,7 +26,7 @@ PALETTES: dict[str, dict[DefectClass, str]] = {
     PAPER: CLASS_COLOURS,
     COLOUR_BLIND: {
         DefectClass.PERFECT: "#c0c0c0",
-        DefectClass.V_X1: "#d55e00",  # vermillion
+        DefectClass.V_X1: "#d55e00",  # vermilion
         DefectClass.V_X2: "#f0e442",  # yellow
         DefectClass.V_M: "#0072b2",  # blue
         DefectClass.V_X1_V_M: "#009e73",  # bluish green
