@@ -131,7 +131,7 @@ def test_export_writes_what_is_shown(
     monkeypatch.setattr(results, "write_results", write_results)
     classified.features.loc[3, "label"] = "V_Mo"
     classify.export(tmp_path)
-    qtbot.waitUntil(lambda: not classify.run.is_running)
+    qtbot.waitUntil(lambda: not classify.run.is_running, timeout=20_000)
     ((analysis, folder, overwrite),) = written
     assert (folder, overwrite) == (tmp_path, False)
     assert analysis.image.name == "field"
@@ -147,7 +147,7 @@ def test_export_writes_what_is_shown(
     classify.census.export_button.click()
     assert not classify.run.is_running
     classify.census.export_button.click()
-    qtbot.waitUntil(lambda: not classify.run.is_running)
+    qtbot.waitUntil(lambda: not classify.run.is_running, timeout=20_000)
     assert [overwrite for _, _, overwrite in written] == [False, True]
 
 

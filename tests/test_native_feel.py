@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import threading
 
+import numpy as np
 import pytest
 
 pytest.importorskip("napari")
 pytest.importorskip("qtpy.QtWidgets", exc_type=ImportError)
 
 from app_model.types import KeyBinding
+from napari.utils.theme import get_theme
 from qtpy.QtWidgets import QDoubleSpinBox
 
 from napari_point_defects.analysis_settings import AnalysisSettings
@@ -25,9 +27,10 @@ from napari_point_defects.napari_ui import (
     train_widget,
 )
 from napari_point_defects.napari_ui.history import REDO_KEY, UNDO_KEY
+from napari_point_defects.napari_ui.measure_table import ODD_COLOUR
 from napari_point_defects.napari_ui.pace import TimeLeft
 from napari_point_defects.napari_ui.review_session import shown_key
-from napari_point_defects.napari_ui.run_panel import RunPanel
+from napari_point_defects.napari_ui.run_panel import WARNING_STYLE, RunPanel
 from napari_point_defects.napari_ui.settings_form import SettingsForm, tooltip_of
 from napari_point_defects.retraining.adapting import AdaptSettings
 from napari_point_defects.retraining.settings import RetrainSettings
@@ -190,3 +193,16 @@ def test_a_cancel_that_comes_too_late_is_not_said_to_have_worked(panel, qtbot, k
     qtbot.waitUntil(lambda: not panel.is_running)
     assert results == (["written"] if keeps_late else [])
     assert panel.was_cancelled is not keeps_late
+
+
+def test_warnings_can_be_read_in_both_themes():
+    def luminance(colour):
+        rgb = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+        linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+        return float(linear @ [0.2126, 0.7152, 0.0722])  # WCAG 2
+
+    for theme in ("dark", "light"):
+        ground = luminance(get_theme(theme).background.as_hex())
+        for colour in (re.search("#[0-9a-f]{6}", WARNING_STYLE)[0], ODD_COLOUR):
+            dim, bright = sorted((ground, luminance(colour)))
+            assert (bright + 0.05) / (dim + 0.05) > 3

@@ -60,7 +60,7 @@ SOURCES = {
     "none": "",
 }
 SQUARE, KEEP, BOTH = "square pixels", "height to width as now", "height and width apart"
-_DISAGREES = "#e08a00"
+_DISAGREES = "#bf6a00"
 _EQUAL = 5e-4  # rounds to 0.0 %
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from napari_point_defects.measured_quantities import Quantity
 
 HEADINGS = ("Quantity", "Value", "95 % interval", "Unit")
-ODD_COLOUR = "#e08a00"
+ODD_COLOUR = "#bf6a00"
 _RIGHT = Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
 _ROW_SPACE = 5
 _BORDERS = 8
