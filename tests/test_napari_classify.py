@@ -163,7 +163,7 @@ def test_the_report_holds_the_users_corrections(
 
     monkeypatch.setattr(QFileDialog, "getSaveFileName", choose)
     classify.census.report_button.click()
-    qtbot.waitUntil(lambda: not classify.run.is_running, timeout=20_000)
+    qtbot.waitUntil(lambda: not classify.run.is_running, timeout=60_000)
     assert asked == ["field_report.html"]
     page = (tmp_path / "mine.html").read_text(encoding="utf-8")
     assert "A person decided on cells: 1 corrected." in page
@@ -186,7 +186,7 @@ def test_the_report_holds_the_users_corrections(
     assert not classify.run.is_running
     assert "mine_cells.csv" in questions[0]
     classify.census.report_button.click()
-    qtbot.waitUntil(lambda: not classify.run.is_running, timeout=20_000)
+    qtbot.waitUntil(lambda: not classify.run.is_running, timeout=60_000)
     assert (tmp_path / "mine.html").exists()
 
     monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_, **__: ("", ""))
