@@ -151,6 +151,21 @@ def materials_toml(monkeypatch, tmp_path):
     return path
 
 
+@pytest.fixture(autouse=True)
+def memory_file(monkeypatch, tmp_path):
+    """What a test prefers never goes to the user's own files, nor on to the next test."""
+    from napari_point_defects import palettes
+    from napari_point_defects.napari_ui import memory, preferences
+
+    path = tmp_path / "user config" / "last-settings.json"
+    monkeypatch.setattr(memory, "memory_file", lambda: path)
+    monkeypatch.setattr(preferences, "_napari_settings", lambda: None)
+    monkeypatch.setattr(preferences, "_begun", False)
+    monkeypatch.setattr(palettes, "_chosen", None)
+    monkeypatch.delenv(palettes.ENVIRONMENT, raising=False)
+    return path
+
+
 @pytest.fixture
 def viewer(stem_data):
     """napari's viewer without its window, holding the image: enough for what a widget does."""

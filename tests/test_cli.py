@@ -144,6 +144,23 @@ def test_version(run):
     assert (result.code, result.out) == (0, f"point-defects {__version__}\n")
 
 
+def test_analyze_writes_a_report_that_links_its_results(run, refused, oracle, image, tmp_path):
+    out, page = tmp_path / "out", tmp_path / "pages" / "field.html"
+    result = run("analyze", image, "-o", out, "--report", page)
+    assert result.code == 0
+    assert str(page) in result.out.replace("\n", "")
+    text = page.read_text(encoding="utf-8")
+    assert 'href="../out/field_cells.csv"' in text
+    assert 'src="data:image/jpeg;base64,' in text
+    assert files_in(page.parent) == ["field.html", "field_columns.csv"]
+    # the page is refused before anything is done
+    other = tmp_path / "other"
+    refused("field.html exists", "analyze", image, "-o", other, "--report", page)
+    refused("ends in .html", "analyze", image, "-o", other, "--report", tmp_path / "a.pdf")
+    refused("one image", "analyze", image, "second.npy", "-o", other, "--report", page)
+    assert not other.exists() or files_in(other) == []
+
+
 def test_analyze_writes_its_three_files_and_prints_the_census(run, oracle, image, tmp_path):
     out = tmp_path / "out"
     result = run("analyze", image, "-o", out, "--material", "mote2")

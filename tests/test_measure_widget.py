@@ -24,6 +24,7 @@ from napari_point_defects.analysis_settings import AnalysisSettings
 from napari_point_defects.errors import PointDefectsError, Stopped
 from napari_point_defects.materials import CHALCOGEN_SITES, get_material
 from napari_point_defects.measured import Estimate
+from napari_point_defects.measured_quantities import quantities, written
 from napari_point_defects.measurement.image import nothing_measured
 from napari_point_defects.napari_ui.cell_layers import cells_layer_data
 from napari_point_defects.napari_ui.cell_tables import cell_table, centres_px
@@ -31,7 +32,6 @@ from napari_point_defects.napari_ui.hexagon_layers import hexagons_layer_data
 from napari_point_defects.napari_ui.image_layers import placement
 from napari_point_defects.napari_ui.links import CellsLink, HexagonsLink, replace_layer
 from napari_point_defects.napari_ui.measure_plots import MeasurePlots, unfolded
-from napari_point_defects.napari_ui.measure_quantities import quantities, written
 from napari_point_defects.napari_ui.measure_table import ODD_COLOUR, MeasureTable
 from napari_point_defects.napari_ui.measure_widget import MeasureWidget
 from napari_point_defects.napari_ui.measured_layer import basis_of, measuring

@@ -7,6 +7,7 @@ import time
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 pytest.importorskip("napari")
@@ -130,7 +131,7 @@ def test_export_writes_what_is_shown(
     monkeypatch.setattr(results, "write_results", write_results)
     classified.features.loc[3, "label"] = "V_Mo"
     classify.export(tmp_path)
-    qtbot.waitUntil(lambda: not classify.run.is_running)
+    qtbot.waitUntil(lambda: not classify.run.is_running, timeout=20_000)
     ((analysis, folder, overwrite),) = written
     assert (folder, overwrite) == (tmp_path, False)
     assert analysis.image.name == "field"
@@ -146,8 +147,51 @@ def test_export_writes_what_is_shown(
     classify.census.export_button.click()
     assert not classify.run.is_running
     classify.census.export_button.click()
-    qtbot.waitUntil(lambda: not classify.run.is_running)
+    qtbot.waitUntil(lambda: not classify.run.is_running, timeout=20_000)
     assert [overwrite for _, _, overwrite in written] == [False, True]
+
+
+def test_the_report_holds_the_users_corrections(
+    monkeypatch, tmp_path, classify, core, qtbot, notes, classified
+):
+    classified.features.loc[3, "label"] = "V_Mo"
+    asked = []
+
+    def choose(parent, title, name, kinds, **options):
+        asked.append(name)
+        return str(tmp_path / "mine"), kinds
+
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", choose)
+    classify.census.report_button.click()
+    qtbot.waitUntil(lambda: not classify.run.is_running, timeout=60_000)
+    assert asked == ["field_report.html"]
+    page = (tmp_path / "mine.html").read_text(encoding="utf-8")
+    assert "A person decided on cells: 1 corrected." in page
+    table = pd.read_csv(tmp_path / "mine_cells.csv")
+    assert table["label"][3] == "V_Mo"
+    assert "href" in classify.run.message.text()
+    assert "Report of field written" in notes[-1].message
+
+    # the page alone is gone, its data are not: they are not replaced without asking
+    (tmp_path / "mine.html").unlink()
+    answers = [QMessageBox.StandardButton.No, QMessageBox.StandardButton.Yes]
+    questions = []
+
+    def question(parent, title, text):
+        questions.append(text)
+        return answers.pop(0)
+
+    monkeypatch.setattr(QMessageBox, "question", question)
+    classify.census.report_button.click()
+    assert not classify.run.is_running
+    assert "mine_cells.csv" in questions[0]
+    classify.census.report_button.click()
+    qtbot.waitUntil(lambda: not classify.run.is_running, timeout=60_000)
+    assert (tmp_path / "mine.html").exists()
+
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_, **__: ("", ""))
+    classify.census.report_button.click()
+    assert not classify.run.is_running
 
 
 def test_ten_thousand_cells_are_quick(viewer, classify, core, run, classified):

@@ -20,6 +20,15 @@ from napari_point_defects.napari_ui import reader, samples
 from napari_point_defects.records import Calibration, StemImage
 
 ROOT = Path(__file__).parents[1]
+MENUS = {
+    "metadata": ("calibrate",),
+    "segment": ("detect",),
+    "classify": ("classify", "adapt", "train", "simulate"),
+    "measure": ("measure", "study", "inspect"),
+    "track": ("movie",),
+    "annotate": ("labels",),
+}
+"""What stands under Layers in napari's menu bar."""
 FORMATS = ROOT.parent / "shared" / "data" / "formats"
 """Example files of other projects; see its README. They are not part of this one."""
 
@@ -74,13 +83,11 @@ def test_manifest_names(manifest):
     commands = {command.id for command in manifest.contributions.commands}
     menus = manifest.contributions.menus.items()
     assert {name: [item.command for item in items] for name, items in menus} == {
-        "napari/layers/segment": ["napari-point-defects.detect"],
-        "napari/layers/classify": [
-            "napari-point-defects.classify",
-            "napari-point-defects.simulate",
-        ],
-        "napari/layers/annotate": ["napari-point-defects.labels"],
+        f"napari/layers/{menu}": [f"napari-point-defects.{name}" for name in names]
+        for menu, names in MENUS.items()
     }
+    assert sum(MENUS.values(), ()) == tuple(dict.fromkeys(sum(MENUS.values(), ())))
+    assert len(sum(MENUS.values(), ())) == len(widgets)  # each widget has its place
     assert {"napari-point-defects.detect", "napari-point-defects.classify"} <= commands
 
 
@@ -115,11 +122,34 @@ def test_reader_says_what_a_file_without_an_image_holds(tmp_path):
 @pytest.mark.gui
 def test_plugin_in_napari(make_napari_viewer, npe2pm, manifest, stem_emd, monkeypatch, stem_data):
     """Menus, widgets, reader and samples through napari's own paths."""
+    from napari._app_model import get_app_model
+    from napari._app_model.constants._menus import is_menu_contributable
+
+    from napari_point_defects.napari_ui.measure_widget import MeasureWidget
+
     npe2pm.register(manifest)
+    titles = {w.command: w.display_name for w in manifest.contributions.widgets}
     viewer = make_napari_viewer(strict_qt="raise")
     for name in ("Detect unit cells", "Classify point defects"):
         _, widget = viewer.window.add_plugin_dock_widget("napari-point-defects", name)
         assert widget.run.button.text() == name
+    app = get_app_model()
+    for menu, names in MENUS.items():
+        if not is_menu_contributable(f"napari/layers/{menu}"):
+            assert menu not in ("classify", "segment", "measure")
+            continue  # a napari that has no such menu
+        shown = {
+            item.command.title: item.command.id
+            for item in app.menus.get_menu(f"napari/layers/{menu}")
+            if hasattr(item, "command") and "Point Defects" in item.command.title
+        }
+        assert set(shown) == {
+            f"{titles[f'napari-point-defects.{name}']} (Point Defects)" for name in names
+        }
+        if menu == "measure":
+            app.commands.execute_command(shown["Measure image (Point Defects)"])
+    docks = viewer.window._qt_window.findChildren(MeasureWidget)
+    assert len(docks) == 1
 
     viewer.open(stem_emd, plugin="napari-point-defects")
     assert [layer.name for layer in viewer.layers] == ["field BF", "field HAADF"]

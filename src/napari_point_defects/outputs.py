@@ -16,7 +16,8 @@ from PIL import Image
 
 from napari_point_defects.analysed_area import AREA_COLOURS, AnalysedArea
 from napari_point_defects.errors import PointDefectsError
-from napari_point_defects.materials import BOND, CLASS_COLOURS, DefectClass, Material
+from napari_point_defects.materials import BOND, DefectClass, Material
+from napari_point_defects.palettes import colours_in_use
 from napari_point_defects.records import Lattice, StemImage, UnitCells
 
 if TYPE_CHECKING:
@@ -224,7 +225,8 @@ def draw_overlay(
     outlines = cell_outlines_px(cells, where or lattice)[..., ::-1]
     unsure = np.zeros(len(cells), bool) if unsure is None else np.asarray(unsure, bool)
     defective = cells.classes != DefectClass.PERFECT
-    colours = np.array([CLASS_COLOURS[DefectClass(c)] for c in cells.classes], object)
+    palette = colours_in_use()
+    colours = np.array([palette[DefectClass(c)] for c in cells.classes], object)
     axes.add_collection(
         PolyCollection(
             outlines[~defective],
@@ -264,7 +266,7 @@ def draw_overlay(
                 (column + 0.05, row + 0.25),
                 0.07,
                 0.5,
-                facecolor=CLASS_COLOURS[defect_class],
+                facecolor=palette[defect_class],
                 edgecolor="black",
                 linewidth=points,
             )

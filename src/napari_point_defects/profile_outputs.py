@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 
 from napari_point_defects.errors import PointDefectsError
-from napari_point_defects.materials import BOND, CLASS_COLOURS, DefectClass, Material
+from napari_point_defects.materials import BOND, DefectClass, Material
 from napari_point_defects.outputs import atomic_write, write_table
+from napari_point_defects.palettes import colours_in_use
 from napari_point_defects.profiles import BondProfile, ProfileComparison
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ def draw_profile(
             axes.plot(
                 distance,
                 comparison.curves[defect_class],
-                color=CLASS_COLOURS[defect_class],
+                color=colours_in_use()[defect_class],
                 linewidth=3.0 if bold else 1.0,
                 # an M that is missing changes nothing at X: dashes let the other curve through
                 linestyle=(0, (4, 2)) if defect_class.metal_missing and not bold else "-",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -22,6 +23,7 @@ from napari_point_defects.cli.study import study
 from napari_point_defects.cli.training import train_app
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.material_files import use_materials_file
+from napari_point_defects.palettes import ENVIRONMENT, use_palette
 
 app = typer.Typer(
     help="Count the point defects in atomic-resolution HAADF-STEM images of 2H-MX₂ monolayers.",
@@ -68,6 +70,12 @@ def _common(
     material_file: Annotated[
         Path | None, typer.Option(help="TOML file of your own materials, instead of the usual one")
     ] = None,
+    palette: Annotated[
+        str | None, typer.Option(help="Colours of the classes: paper or colour-blind")
+    ] = None,
 ) -> None:
     """Take the options that stand before the command."""
     use_materials_file(material_file)
+    use_palette(palette)
+    if palette is not None:
+        os.environ[ENVIRONMENT] = palette  # for the processes that a batch starts

@@ -48,6 +48,10 @@ def analyze(
     detector_weights: DetectorOption = None,
     classifier_weights: ClassifierOption = None,
     device: DeviceOption = "auto",
+    report: Annotated[
+        Path | None,
+        typer.Option(help="Write a page of one image, .html, with all of it for a browser"),
+    ] = None,
     overwrite: OverwriteOption = False,
 ) -> None:
     """Find, classify and count every unit cell of one or many images."""
@@ -71,10 +75,12 @@ def analyze(
         raise PointDefectsError(
             f"two images are called {min(twice)!r}: analyse them into different folders"
         )
+    if report is not None and len(images) > 1:
+        raise PointDefectsError("--report takes one image: give each a page of its own")
     failed = []
     for path in images:
         try:
-            _analyze_one(path, out, settings, signal, overwrite)
+            _analyze_one(path, out, settings, signal, overwrite, report)
         except PointDefectsError as error:
             if len(images) == 1:
                 raise
@@ -87,19 +93,36 @@ def analyze(
         )
 
 
-def _analyze_one(path: Path, out: Path, settings, signal: str | None, overwrite: bool):
+def _analyze_one(
+    path: Path,
+    out: Path,
+    settings,
+    signal: str | None,
+    overwrite: bool,
+    report: Path | None = None,
+):
     from napari_point_defects.io import read_image
     from napari_point_defects.outputs import check_outputs
     from napari_point_defects.pipeline import analyze as run
     from napari_point_defects.results import output_paths, write_results
 
-    check_outputs(list(output_paths(path.stem, out).values()), overwrite)
+    targets = output_paths(path.stem, out)
+    files = list(targets.values())
+    if report is not None:
+        from napari_point_defects.report.writing import report_path, report_paths
+
+        files += report_paths(report_path(report), targets).values()
+    check_outputs(files, overwrite)
     image = read_image(path, signal=signal, pixel_size_nm=settings.pixel_size_nm)
     with progress_bar(path.name) as on_progress:
         analysis = run(image, settings, on_progress=on_progress)
     for warning in analysis.detection.warnings:
         print(f"point-defects: {path.name}: warning: {warning}", file=sys.stderr)
     paths = write_results(analysis, out, overwrite)
+    if report is not None:
+        from napari_point_defects.report.writing import write_report
+
+        paths |= write_report(analysis, report, overwrite, written=paths)
     _print_census(analysis.census, path.name)
     typer.echo("  " + ", ".join(str(p) for p in paths.values()))
     return analysis

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_point_defects.materials import CLASS_COLOURS, LATTICE_VECTORS, DefectClass
+from napari_point_defects.materials import LATTICE_VECTORS, DefectClass
 from napari_point_defects.movies.events import BORN, HEALED
 from napari_point_defects.movies.tables import axis_of, counts_by_history
+from napari_point_defects.palettes import colours_in_use
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,7 +49,7 @@ def draw_counts(ax: Axes, movie: Movie, *, ink: str = "black", legend: bool = Tr
                 at,
                 100 * counts[seen, kind] / total[seen],
                 ".-",
-                color=CLASS_COLOURS[kind],
+                color=colours_in_use()[kind],
                 label=label,
                 markeredgecolor=_RIM,
                 markeredgewidth=0.3,
@@ -130,7 +131,7 @@ def _draw_frame(ax: Axes, movie: Movie, index: int) -> None:
                 places[rows, 1],
                 places[rows, 0],
                 s=22,
-                facecolor=CLASS_COLOURS[kind],
+                facecolor=colours_in_use()[kind],
                 edgecolor="black",
                 linewidth=0.5,
             )

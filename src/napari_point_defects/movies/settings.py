@@ -41,8 +41,8 @@ class MovieSettings(BaseModel):
         gt=0,
         allow_inf_nan=False,
         title="Largest drift",
-        description="What the sheet moves at most from a frame to the next, in lattice constants; "
-        "below 0.5 the lattice alone tells the offset. None if it may be any",
+        description="What the sheet moves at most from a frame to the next, in lattice constants "
+        "[a]; below 0.5 the lattice alone tells the offset. None if it may be any",
     )
     least_link: float = Field(
         0.95,

@@ -27,6 +27,7 @@ from napari_point_defects.napari_ui.links import (
 from napari_point_defects.napari_ui.material_editors import MaterialEditor
 from napari_point_defects.napari_ui.outside_note import INSIDE, outside_text
 from napari_point_defects.napari_ui.pane import Pane
+from napari_point_defects.napari_ui.remembered import Remembered, editor_part, form_part
 from napari_point_defects.napari_ui.run_panel import WARNING_STYLE, RunPanel
 from napari_point_defects.napari_ui.settings_form import (
     SettingsForm,
@@ -94,6 +95,8 @@ class AdaptWidget(Pane):
             label.setTextFormat(Qt.TextFormat.RichText)
         self.scores = {"classifier": ScoresView(), "detector": ScoresView()}
         self.use_button = QPushButton()
+        material = editor_part("material", self.material)
+        Remembered("adapt", self.run, material, form_part(self.advanced))
         self._lay_out()
 
         self.images.layer_changed.connect(self.look)

@@ -45,6 +45,7 @@ from napari_point_defects.napari_ui.lifetime import listen
 from napari_point_defects.napari_ui.links import HexagonsLink, link_of, own_layer
 from napari_point_defects.napari_ui.material_editors import MaterialEditor
 from napari_point_defects.napari_ui.pane import Pane
+from napari_point_defects.napari_ui.remembered import Remembered, editor_part
 from napari_point_defects.napari_ui.ruler import Ruler
 from napari_point_defects.napari_ui.ruler_panel import RulerPanel
 from napari_point_defects.napari_ui.run_panel import RunPanel, report_error
@@ -59,7 +60,7 @@ SOURCES = {
     "none": "",
 }
 SQUARE, KEEP, BOTH = "square pixels", "height to width as now", "height and width apart"
-_DISAGREES = "#e08a00"
+_DISAGREES = "#bf6a00"
 _EQUAL = 5e-4  # rounds to 0.0 %
 
 
@@ -107,6 +108,8 @@ class CalibrateWidget(Pane):
         self.set_by_hand = QPushButton("Set by hand")
         self.ruler = Ruler(viewer, self)
         self.ruler_panel = RulerPanel()
+        parts = (editor_part("material", self.material), editor_part("aspect", self.aspect))
+        Remembered("calibrate", self.find, *parts)
         self._lay_out()
 
         self.images.layer_changed.connect(self._on_image)

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from napari_point_defects.domains.casting import DomainMap
-from napari_point_defects.materials import CELL_AREA, CLASS_COLOURS, Material, get_material
+from napari_point_defects.materials import CELL_AREA, Material, get_material
 from napari_point_defects.napari_ui.cell_tables import (
     STATES,
     centres_px,
@@ -22,9 +22,11 @@ from napari_point_defects.napari_ui.cell_tables import (
     with_domains,
 )
 from napari_point_defects.napari_ui.links import KEY, CellsLink
+from napari_point_defects.palettes import colours_in_use
 
 if TYPE_CHECKING:
     from napari.types import LayerDataTuple
+    from napari.utils.colormaps import DirectLabelColormap
 
 DEFECT_SIZE = 0.38
 """Diameter of a defect's mark, in units of a."""
@@ -52,7 +54,7 @@ _CHUNK_PIXELS = 2_000_000
 
 def class_colours(material: Material) -> dict[str, str]:
     """Return the colour of each class name of a material, in class order."""
-    return dict(zip(material.class_labels, CLASS_COLOURS.values(), strict=True))
+    return dict(zip(material.class_labels, colours_in_use().values(), strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +135,8 @@ def marks(
     size = np.where(perfect, perfect_size, defect_size)
     border_width = np.array([look.rim for look in looks])[states]
     border_width[perfect & plain] = 0.0
-    face_color = _rgba(tuple(class_colours(material).values()))[classes]
-    border_color = _rgba(tuple(RIM_COLOURS.values()))[states]
+    face_color = rgba(tuple(class_colours(material).values()))[classes]
+    border_color = rgba(tuple(RIM_COLOURS.values()))[states]
     doubtful = open_questions(table)
     symbol[doubtful], border_width[doubtful] = UNSURE_MARK.symbol, UNSURE_MARK.rim
     size[doubtful] = (
@@ -152,7 +154,7 @@ def marks(
     return Marks(symbol, size * a_px, border_width, face_color, border_color)
 
 
-def _rgba(colours: tuple[str, ...]) -> np.ndarray:
+def rgba(colours: tuple[str, ...]) -> np.ndarray:
     """Turn "#rrggbb" into RGBA, 0 to 1, shape (K, 4)."""
     rgb = [[int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)] for colour in colours]
     return np.column_stack([rgb, np.ones(len(rgb))]).astype(np.float32)
@@ -231,18 +233,22 @@ def cell_mask(
     return mask
 
 
+def mask_colormap() -> DirectLabelColormap:
+    """Return the colours of a cell mask: class + 1, and nothing outside cells."""
+    from napari.utils.colormaps import DirectLabelColormap
+
+    colours = {i + 1: colour for i, colour in enumerate(colours_in_use().values())}
+    colours[1] += "40"  # perfect cells show what was counted, and no more
+    return DirectLabelColormap(color_dict={None: "transparent", 0: "transparent", **colours})
+
+
 def mask_layer_data(
     mask: np.ndarray, material: Material, name: str, place: dict[str, Any]
 ) -> LayerDataTuple:
     """Describe the Labels layer of a cell mask: data, keyword arguments, type."""
-    from napari.utils.colormaps import DirectLabelColormap
-
-    colours = {i + 1: colour for i, colour in enumerate(class_colours(material).values())}
-    colours[1] += "40"  # perfect cells show what was counted, and no more
-    colormap = DirectLabelColormap(color_dict={None: "transparent", 0: "transparent", **colours})
     kwargs = {
         "name": name,
-        "colormap": colormap,
+        "colormap": mask_colormap(),
         "opacity": 0.4,
         "features": pd.DataFrame({"index": range(7), "class": ["", *material.class_labels]}),
         **place,

@@ -20,6 +20,7 @@ from superqt import QElidingLabel
 from napari_point_defects.materials import Material
 from napari_point_defects.napari_ui.cell_editor import CellEditor
 from napari_point_defects.napari_ui.cell_tables import STATES, open_questions
+from napari_point_defects.napari_ui.colours import palette_news, watch_palette
 from napari_point_defects.napari_ui.filter_panel import FilterPanel
 from napari_point_defects.napari_ui.lasso import Lasso
 from napari_point_defects.napari_ui.legend import ClassLegend, legend_rows
@@ -43,6 +44,7 @@ class CensusPanel(QWidget):
     """
 
     export_requested = Signal()
+    report_requested = Signal()
 
     def __init__(self, viewer: Viewer) -> None:
         super().__init__()
@@ -75,6 +77,11 @@ class CensusPanel(QWidget):
             "<p>Write the table of cells (csv), the census (json) and an overlay (png), with "
             "your corrections, hidden cells too.</p>"
         )
+        self.report_button = QPushButton("Export report…")
+        self.report_button.setToolTip(
+            "<p>Write one page that opens in any browser: overlay, census, histograms, the "
+            "classifier's confusion matrix, settings and versions, with the tables beside it.</p>"
+        )
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(6)
@@ -90,13 +97,19 @@ class CensusPanel(QWidget):
         layout.addLayout(row)
         layout.addWidget(_group("Review", self.review))
         layout.addWidget(_group("Shown cells", self.filters))
-        layout.addWidget(self.export_button)
+        exports = QHBoxLayout()
+        exports.addWidget(self.export_button)
+        exports.addWidget(self.report_button)
+        layout.addLayout(exports)
 
         self.set_button.clicked.connect(lambda: self._pick(self.new_class.currentText()))
         self.new_class.currentTextChanged.connect(self._set_new_label)
         self.filters.changed.connect(self._filter)
         self.filters.reset_requested.connect(self._show_all)
         self.export_button.clicked.connect(self.export_requested)
+        self.report_button.clicked.connect(self.report_requested)
+        watch_palette(viewer)
+        palette_news.changed.connect(self._recolour)
         self.hide()
 
     def set_editor(self, editor: CellEditor | None) -> None:
@@ -184,6 +197,11 @@ class CensusPanel(QWidget):
         self.new_class.clear()
         self.new_class.addItems(material.class_labels)
         self.new_class.blockSignals(False)
+
+    def _recolour(self) -> None:
+        if self.legend is not None:
+            self.legend.recolour()
+        self.filters.recolour()
 
     def _filter(self) -> None:
         if self.editor is not None:

@@ -26,7 +26,13 @@ from napari_point_defects.napari_ui.cell_tables import cell_table, centres_px, t
 from napari_point_defects.napari_ui.census_panel import CensusPanel
 from napari_point_defects.napari_ui.corrections import apply_corrections
 from napari_point_defects.napari_ui.docks import adapt_to
-from napari_point_defects.napari_ui.export import ask_folder, writer
+from napari_point_defects.napari_ui.export import (
+    STOP_WRITING,
+    ask_folder,
+    ask_report,
+    report_writer,
+    writer,
+)
 from napari_point_defects.napari_ui.hexagon_layers import current_hexagons
 from napari_point_defects.napari_ui.hexagon_tables import tidy_features
 from napari_point_defects.napari_ui.history import forget
@@ -48,7 +54,8 @@ from napari_point_defects.napari_ui.links import (
     set_aside,
 )
 from napari_point_defects.napari_ui.pane import Pane
-from napari_point_defects.napari_ui.run_panel import RunPanel
+from napari_point_defects.napari_ui.remembered import Remembered, form_part
+from napari_point_defects.napari_ui.run_panel import RunPanel, link_to
 from napari_point_defects.napari_ui.settings_form import (
     SettingsForm,
     advanced_box,
@@ -94,11 +101,13 @@ class ClassifyWidget(Pane):
         )
         self.census = CensusPanel(viewer)
         self.checks = TrainingChecks(viewer, self)
+        Remembered("classify", self.run, form_part(self.form))
         self._lay_out()
 
         self.run.run_requested.connect(self.classify)
         self.areas.toggled.connect(self._on_areas_toggled)
         self.census.export_requested.connect(self._ask_export)
+        self.census.report_requested.connect(self._ask_report)
         self.census.outside.adapt_requested.connect(self._adapt)
         self.checks.told.connect(self.census.refresh)
         box_correction(viewer).told.connect(self.run.say)
@@ -199,12 +208,35 @@ class ClassifyWidget(Pane):
             self.run.fail(error)
             return
 
-        def done(_: None) -> None:
+        def done(_: bool) -> None:
             self.run.say(f"Written to {folder}")
             show_info(f"Table, census and overlay of {image.name} written to {folder}")
 
         work = writer(image, link, cells, folder, overwrite=overwrite)
-        self.run.start(f"Write the results of {image.name}", work, done)
+        title = f"Write the results of {image.name}"
+        self.run.start(title, work, done, cancel_tip=STOP_WRITING, keeps_late=True)
+
+    def export_report(self, path: Path, *, overwrite: bool = False) -> None:
+        """Write a page of the cells as they stand, and its data beside it."""
+        editor = self.census.editor
+        try:
+            if editor is None:
+                raise PointDefectsError("there is nothing to report: classify point defects first")
+            link, cells = editor.link, editor.cells()
+            image = stem_image(image_layer(self._viewer.layers, link.image_id))
+        except PointDefectsError as error:
+            self.run.fail(error)
+            return
+        states = editor.snapshot["state"].value_counts()
+        decided = {state: int(n) for state, n in states.items() if state != "predicted"}
+
+        def done(page: Path) -> None:
+            self.run.say(f"Written: {link_to(page)}")
+            show_info(f"Report of {image.name} written to {page}")
+
+        work = report_writer(image, link, cells, path, decided, overwrite=overwrite)
+        title = f"Write a report of {image.name}"
+        self.run.start(title, work, done, cancel_tip=STOP_WRITING, keeps_late=True)
 
     def _chosen(self) -> tuple[Shapes, HexagonsLink]:
         layer = self.hexagons.layer
@@ -304,6 +336,18 @@ class ClassifyWidget(Pane):
         if answer is not None:
             folder, overwrite = answer
             self.export(folder, overwrite=overwrite)
+
+    def _ask_report(self) -> None:
+        try:
+            source = image_layer(self._viewer.layers, self.census.editor.link.image_id)
+            name = stem_image(source).name
+        except PointDefectsError as error:
+            self.run.fail(error)
+            return
+        answer = ask_report(self, name)
+        if answer is not None:
+            path, overwrite = answer
+            self.export_report(path, overwrite=overwrite)
 
     def _lay_out(self) -> None:
         label = QLabel("Hexagons")

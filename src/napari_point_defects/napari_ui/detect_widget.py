@@ -36,6 +36,7 @@ from napari_point_defects.napari_ui.material_editors import MaterialEditor
 from napari_point_defects.napari_ui.pane import Pane
 from napari_point_defects.napari_ui.region_chooser import RegionChooser
 from napari_point_defects.napari_ui.region_layers import region_of
+from napari_point_defects.napari_ui.remembered import Remembered, form_part
 from napari_point_defects.napari_ui.run_panel import WARNING_STYLE, RunPanel
 from napari_point_defects.napari_ui.settings_form import (
     SettingsForm,
@@ -106,6 +107,7 @@ class DetectWidget(Pane):
         self.warnings.setWordWrap(True)
         self.warnings.setStyleSheet(WARNING_STYLE)
         self.warnings.hide()
+        Remembered("detect", self.run, form_part(self.form), form_part(self.advanced))
         self._lay_out()
 
         self.run.run_requested.connect(self.detect)

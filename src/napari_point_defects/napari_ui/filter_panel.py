@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from qtpy.QtCore import QPointF, QSize, Qt, Signal
+from qtpy.QtCore import QPointF, QRectF, QSize, Qt, Signal
 from qtpy.QtGui import QColor, QIcon, QPainter, QPen, QPixmap, QPolygonF
 from qtpy.QtWidgets import (
     QCheckBox,
@@ -17,10 +17,14 @@ from qtpy.QtWidgets import (
 )
 from superqt import QLabeledDoubleRangeSlider
 
+from napari_point_defects.materials import DefectClass
 from napari_point_defects.napari_ui.cell_filter import CellFilter
 from napari_point_defects.napari_ui.cell_layers import RIM_COLOURS, STATE_MARKS, UNSURE_MARK
+from napari_point_defects.napari_ui.palette_box import PaletteBox
+from napari_point_defects.palettes import colours_in_use
 
 _ICON_PX = 14
+_OUTLINE = "#707070"
 _TOOLTIPS = {
     "predicted": "The network's, and nobody has looked at them yet",
     "confirmed": "You agreed with the network, or moved the cell",
@@ -72,6 +76,7 @@ class FilterPanel(QWidget):
             "never saw are always shown.</p>"
         )
         self.confidence.valueChanged.connect(self.changed)
+        self.palette_box = PaletteBox()
         self.count = QLabel()
         self.reset_button = QPushButton("Show all")
         self.reset_button.setFocusPolicy(Qt.FocusPolicy.NoFocus)
@@ -85,7 +90,14 @@ class FilterPanel(QWidget):
         form.addRow(grid)
         form.addRow(self.unsure)
         form.addRow("Confidence", self.confidence)
+        form.addRow("Colours", self.palette_box)
         form.addRow(row)
+
+    def recolour(self) -> None:
+        """Draw the marks in the palette in use."""
+        for state, box in self.states.items():
+            box.setIcon(state_icon(state))
+        self.unsure.setIcon(unsure_icon())
 
     def filter(self, hidden: set[str]) -> CellFilter:
         """Return what is to be shown, with the classes that the legend hides."""
@@ -123,7 +135,7 @@ def unsure_icon() -> QIcon:
     pixmap.fill(Qt.GlobalColor.transparent)
     painter = QPainter(pixmap)
     painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-    pen = QPen(QColor("#e6261f"))
+    pen = QPen(QColor(colours_in_use()[DefectClass.V_X1]))
     pen.setWidthF(UNSURE_MARK.rim * side)
     painter.setPen(pen)
     margin = UNSURE_MARK.rim * side / 2 + 1
@@ -140,21 +152,28 @@ def state_icon(state: str) -> QIcon:
     pixmap.fill(Qt.GlobalColor.transparent)
     painter = QPainter(pixmap)
     painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-    pen = QPen(QColor(RIM_COLOURS[state]))
-    pen.setWidthF(look.rim * side)
-    pen.setJoinStyle(Qt.PenJoinStyle.MiterJoin)
-    painter.setPen(pen)
-    painter.setBrush(QColor("#e6261f"))
-    margin = look.rim * side / 2 + 1
+    rim = look.rim * side
+    margin = rim / 2 + 2
     inside = pixmap.rect().toRectF().adjusted(margin, margin, -margin, -margin)
+    painter.setBrush(QColor(colours_in_use()[DefectClass.V_X1]))
+    # a white rim is not seen on a light window without a line about it
+    for colour, width in ((_OUTLINE, rim + 3), (RIM_COLOURS[state], rim)):
+        pen = QPen(QColor(colour))
+        pen.setWidthF(width)
+        pen.setJoinStyle(Qt.PenJoinStyle.MiterJoin)
+        painter.setPen(pen)
+        _draw_symbol(painter, look.symbol, inside)
+    painter.end()
+    return QIcon(pixmap)
+
+
+def _draw_symbol(painter: QPainter, symbol: str, inside: QRectF) -> None:
     middle = inside.center()
-    if look.symbol == "diamond":
+    if symbol == "diamond":
         top, right = QPointF(middle.x(), inside.top()), QPointF(inside.right(), middle.y())
         bottom, left = QPointF(middle.x(), inside.bottom()), QPointF(inside.left(), middle.y())
         painter.drawPolygon(QPolygonF([top, right, bottom, left]))
-    elif look.symbol == "square":
+    elif symbol == "square":
         painter.drawRect(inside)
     else:
         painter.drawEllipse(inside)
-    painter.end()
-    return QIcon(pixmap)

@@ -13,6 +13,8 @@ from napari.layers import Layer
 from qtpy.QtGui import QUndoCommand, QUndoStack
 
 UNDO_KEY, REDO_KEY = "Control-Z", "Control-Shift-Z"
+UNDO_SHORTCUTS = {UNDO_KEY: "undo", REDO_KEY: "redo"}
+"""What the keys of :func:`bind_undo` do."""
 _LIMIT = 200
 
 _stacks: WeakKeyDictionary = WeakKeyDictionary()

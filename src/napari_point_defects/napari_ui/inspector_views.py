@@ -12,10 +12,11 @@ from napari_point_defects.materials import (
     BOND,
     CELL_AREA,
     CHALCOGEN_SITES,
-    CLASS_COLOURS,
     METAL_SITES,
+    DefectClass,
     Material,
 )
+from napari_point_defects.palettes import colours_in_use
 from napari_point_defects.profiles import LENGTH_A
 
 _BOND_VECTOR = METAL_SITES[0] - CHALCOGEN_SITES[0]
@@ -162,7 +163,7 @@ class ProbabilityBars(QWidget):
     def __init__(self) -> None:
         super().__init__()
         self._labels: tuple[str, ...] = ()
-        self._values = np.full(len(CLASS_COLOURS), np.nan)
+        self._values = np.full(len(DefectClass), np.nan)
         self._chosen = ""
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.setToolTip(
@@ -181,11 +182,11 @@ class ProbabilityBars(QWidget):
 
     def sizeHint(self) -> QSize:
         """Ask for six lines."""
-        return QSize(260, len(CLASS_COLOURS) * self._line)
+        return QSize(260, len(DefectClass) * self._line)
 
     def minimumSizeHint(self) -> QSize:
         """Keep six lines, and the names readable."""
-        return QSize(180, len(CLASS_COLOURS) * self._line)
+        return QSize(180, len(DefectClass) * self._line)
 
     @property
     def _line(self) -> int:
@@ -205,7 +206,7 @@ class ProbabilityBars(QWidget):
             numbers = metrics.horizontalAdvance("0.000") + 8
             room = self.width() - names - numbers
             ink = self.palette().windowText().color()
-            rows = zip(self._labels, self._values, CLASS_COLOURS.values(), strict=True)
+            rows = zip(self._labels, self._values, colours_in_use().values(), strict=True)
             for i, (label, value, colour) in enumerate(rows):
                 font.setBold(label == self._chosen)
                 painter.setFont(font)

@@ -14,6 +14,7 @@ from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.materials import DefectClass
 from napari_point_defects.napari_ui.cell_follower import CellFollower
 from napari_point_defects.napari_ui.cell_layers import class_colours
+from napari_point_defects.napari_ui.colours import palette_news
 from napari_point_defects.napari_ui.image_models import ImageModels
 from napari_point_defects.napari_ui.inspected_cell import (
     InspectedCell,
@@ -87,6 +88,7 @@ class InspectorWidget(Pane):
         self.save_csv.clicked.connect(self._on_save_csv)
         self.save_figure.clicked.connect(self._on_save_figure)
         listen(self, self._on_theme, viewer.events.theme)
+        palette_news.changed.connect(self._recolour)
         # napari's features table edits a layer without an event
         self._timer = QTimer(self, interval=WATCH_MS)
         self._timer.timeout.connect(self.look)
@@ -94,6 +96,12 @@ class InspectorWidget(Pane):
         self._on_width()
         self._show_nothing(_NO_CELLS)
         self.look()
+
+    def _recolour(self) -> None:
+        if self._cell is not None:
+            self.title.clear()
+            self._show_cell()
+            self._show_title()
 
     @property
     def width_a(self) -> float:

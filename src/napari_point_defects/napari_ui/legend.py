@@ -13,6 +13,7 @@ from qtpy.QtWidgets import QCheckBox, QGridLayout, QLabel, QSizePolicy, QToolBut
 from napari_point_defects.census import NM2_PER_CM2, Census, count_interval
 from napari_point_defects.materials import Material
 from napari_point_defects.napari_ui.cell_layers import class_colours
+from napari_point_defects.palettes import colours_in_use
 
 _DESCRIPTIONS = (
     "complete",
@@ -148,6 +149,12 @@ class ClassLegend(QWidget):
             self.names[label].setToolTip(
                 f"{row.tooltip}<p>Click, or press {key}, to give the selected cells this class.</p>"
             )
+
+    def recolour(self) -> None:
+        """Take the colours of the palette in use."""
+        colours = colours_in_use().values()
+        for key, (name, colour) in enumerate(zip(self.names.values(), colours, strict=True), 1):
+            name.setIcon(key_icon(colour, str(key)))
 
     def _on_toggled(self) -> None:
         self.hidden_changed.emit(self.hidden)

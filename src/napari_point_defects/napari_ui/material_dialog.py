@@ -32,7 +32,7 @@ from napari_point_defects.own_materials import add_material
 
 _METALS = ("Nb", "Ta", "V", "Ti", "Zr", "Hf", "Cr", "Mo", "W", "Re", "Pt")
 _CHALCOGENS = ("S", "Se", "Te")
-_ERROR_STYLE = "color: #e08a00;"
+_ERROR_STYLE = "color: #bf6a00;"
 _MESSAGE_PX = 64  # so that the dialog does not jump while one types
 _WIDTH_PX = 380
 

@@ -9,14 +9,14 @@ from qtpy.QtGui import QColor
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QSizePolicy, QTableWidget
 from qtpy.QtWidgets import QTableWidgetItem as Item
 
-from napari_point_defects.napari_ui.measure_quantities import quantities
+from napari_point_defects.measured_quantities import quantities
 
 if TYPE_CHECKING:
     from napari_point_defects.measured import Measurement
-    from napari_point_defects.napari_ui.measure_quantities import Quantity
+    from napari_point_defects.measured_quantities import Quantity
 
 HEADINGS = ("Quantity", "Value", "95 % interval", "Unit")
-ODD_COLOUR = "#e08a00"
+ODD_COLOUR = "#bf6a00"
 _RIGHT = Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
 _ROW_SPACE = 5
 _BORDERS = 8

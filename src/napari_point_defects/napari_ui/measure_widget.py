@@ -14,12 +14,12 @@ from qtpy.QtWidgets import QFormLayout, QHBoxLayout, QLabel, QPushButton, QWidge
 
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.materials import get_material
+from napari_point_defects.measured_quantities import as_text
 from napari_point_defects.napari_ui.docks import SIMULATE, adapt_to, open_dock
 from napari_point_defects.napari_ui.image_layers import check_image, is_micrograph
 from napari_point_defects.napari_ui.inspector_export import ask_path
 from napari_point_defects.napari_ui.material_editors import MaterialEditor
 from napari_point_defects.napari_ui.measure_plots import MeasurePlots
-from napari_point_defects.napari_ui.measure_quantities import as_text
 from napari_point_defects.napari_ui.measure_table import MeasureTable
 from napari_point_defects.napari_ui.measured_layer import (
     Basis,
@@ -28,6 +28,7 @@ from napari_point_defects.napari_ui.measured_layer import (
     measuring,
 )
 from napari_point_defects.napari_ui.outside_note import OutsideNote
+from napari_point_defects.napari_ui.remembered import Remembered, editor_part
 from napari_point_defects.napari_ui.result_pane import ResultPane
 from napari_point_defects.napari_ui.run_panel import WARNING_STYLE, RunPanel
 from napari_point_defects.outputs import write_json
@@ -66,6 +67,7 @@ class MeasureWidget(ResultPane[MeasuredLayer]):
             QPushButton(text) for text in ("Copy", "Export…", "Match this image")
         )
         self.buttons = QWidget()
+        Remembered("measure", self.run, editor_part("material", self.material))
         self._lay_out()
 
         self.run.run_requested.connect(self.measure)

@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 
 from napari_point_defects.errors import PointDefectsError
-from napari_point_defects.materials import CLASS_COLOURS, DefectClass
+from napari_point_defects.materials import DefectClass
 from napari_point_defects.movies.events import BORN
 from napari_point_defects.napari_ui.cell_layers import DEFECT_SIZE
 from napari_point_defects.napari_ui.image_layers import calibration_of, is_micrograph, placement
 from napari_point_defects.napari_ui.links import KEY, MovieLink
+from napari_point_defects.palettes import colours_in_use
 from napari_point_defects.stacks import Stack, array_stack
 
 if TYPE_CHECKING:
@@ -109,7 +110,8 @@ def defects_points(movie: Movie, image: Image) -> dict[str, Any]:
             }
         )
     columns = ["frame", "track_id", "label", "probability"]
-    colours = _rgba([CLASS_COLOURS[DefectClass(c)] for c in classes])
+    palette = colours_in_use()
+    colours = _rgba([palette[DefectClass(c)] for c in classes])
     return _points(movie, image, DEFECTS, places, pd.DataFrame(rows, columns=columns)) | {
         "face_color": colours if len(colours) else "white",
         "border_color": "#101010",

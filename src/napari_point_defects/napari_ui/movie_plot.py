@@ -8,6 +8,7 @@ import numpy as np
 
 from napari_point_defects.movies.figure import draw_births, draw_counts
 from napari_point_defects.movies.tables import axis_of
+from napari_point_defects.napari_ui.colours import palette_news
 from napari_point_defects.napari_ui.themed_canvas import ThemedCanvas
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class MoviePlot(ThemedCanvas):
         """Lay out two rows."""
         self.figure.subplots_adjust(left=0.13, right=0.97, bottom=0.11, top=0.93, hspace=0.5)
         self.axes = self.figure.subplots(2, 1)
+        palette_news.changed.connect(self.draw_again)
         self.setToolTip(
             "<p>Above, which share of the cells in view is defective, by all frames together. "
             "Below, how many cells became defective and how many healed; vacancies that moved "

@@ -18,6 +18,7 @@ from napari_point_defects.movies.analysis import Movie, analyze_movie
 from napari_point_defects.movies.results import movie_paths, write_movie
 from napari_point_defects.movies.settings import MovieSettings
 from napari_point_defects.movies.tables import findings
+from napari_point_defects.napari_ui.colours import watch_palette
 from napari_point_defects.napari_ui.image_layers import pixel_size_nm
 from napari_point_defects.napari_ui.lifetime import listen
 from napari_point_defects.napari_ui.links import (
@@ -35,6 +36,7 @@ from napari_point_defects.napari_ui.movie_layers import (
     stack_of,
 )
 from napari_point_defects.napari_ui.movie_plot import MoviePlot
+from napari_point_defects.napari_ui.remembered import Remembered, form_part
 from napari_point_defects.napari_ui.result_pane import ResultPane
 from napari_point_defects.napari_ui.run_panel import WARNING_STYLE, RunPanel
 from napari_point_defects.napari_ui.settings_editors import NumberEditor, OptionalEditor
@@ -96,12 +98,15 @@ class MovieWidget(ResultPane[Movie]):
         self.export = QPushButton("Export…")
         self.plot = MoviePlot(self._viewer.theme)
         self.results = QWidget()
+        forms = (self.form, self.dose, self.more_frame, self.more)
+        Remembered("movie", self.run, *map(form_part, forms))
         self._lay_out()
 
         self.run.run_requested.connect(self.analyse)
         self.images.scale_changed.connect(self._show_pixel_size)
         self.export.clicked.connect(self._ask)
         listen(self, self._on_step, self._viewer.dims.events.current_step)
+        watch_palette(self._viewer)
         self._begin()
 
     def settings(self) -> tuple[AnalysisSettings, MovieSettings]:

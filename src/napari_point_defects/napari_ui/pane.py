@@ -5,6 +5,8 @@ from __future__ import annotations
 from qtpy.QtCore import QEvent, QObject, QSize, Qt
 from qtpy.QtWidgets import QFrame, QScrollArea, QStyle, QVBoxLayout, QWidget
 
+from napari_point_defects.napari_ui import preferences
+
 _MOST_OF_SCREEN = 0.5
 """Share of the screen's height that one pane may insist on."""
 
@@ -17,6 +19,7 @@ class Pane(QScrollArea):
 
     def __init__(self) -> None:
         super().__init__()
+        preferences.begin()
         self._column = QWidget()
         self._column.setLayout(QVBoxLayout())
         self._column.layout().setSpacing(8)

@@ -9,7 +9,8 @@ from typing import Any, Generic, TypeVar
 import napari
 from napari.layers import Layer
 
-from napari_point_defects.napari_ui.export import ask_folder
+from napari_point_defects.errors import Stopped
+from napari_point_defects.napari_ui.export import STOP_WRITING, ask_folder
 from napari_point_defects.napari_ui.layer_chooser import LayerChooser
 from napari_point_defects.napari_ui.lifetime import listen
 from napari_point_defects.napari_ui.pane import Pane
@@ -84,11 +85,21 @@ class ResultPane(Pane, Generic[_T]):
     def _write(self, title: str, folder: Path, write: Callable[[], Any]) -> None:
         """Write files in the background."""
 
-        def work(on_progress: Callable[[float, str], None], should_stop: Any) -> None:
+        def work(
+            on_progress: Callable[[float, str], None], should_stop: Callable[[], bool]
+        ) -> None:
             on_progress(0.0, "Writing")
+            if should_stop():
+                raise Stopped
             write()
 
-        self.run.start(title, work, lambda _: self.run.say(f"Written to {folder}"))
+        self.run.start(
+            title,
+            work,
+            lambda _: self.run.say(f"Written to {folder}"),
+            cancel_tip=STOP_WRITING,
+            keeps_late=True,
+        )
 
     def _ask_where_to_export(self, title: str, paths: Callable[[Path], Iterable[Path]]) -> None:
         answer = ask_folder(self, title, paths)

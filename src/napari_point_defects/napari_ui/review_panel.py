@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from html import escape
+
 from qtpy.QtCore import Qt
 from qtpy.QtOpenGLWidgets import QOpenGLWidget
 from qtpy.QtWidgets import (
@@ -15,13 +18,22 @@ from qtpy.QtWidgets import (
 )
 
 from napari_point_defects.napari_ui.cell_tables import probable_classes
-from napari_point_defects.napari_ui.review_session import ReviewSession
+from napari_point_defects.napari_ui.review_session import ReviewSession, shown_key
+from napari_point_defects.napari_ui.settings_form import advanced_box
 
-_HINT = (
-    "<small><b>1–6</b> class · <b>Enter</b> confirm · <b>N</b>, <b>P</b> next, previous<br>"
-    "<b>L</b> lasso · <b>Esc</b> clear · <b>Ctrl+Z</b> undo: on the image</small>"
-)
+_MOUSE = {"Click": "select a cell", "Shift+click": "add it, or take it away"}
+"""See :func:`~napari_point_defects.napari_ui.cell_tools.click_selects`."""
 _NOTHING = "No cell selected: click one, or press N<br>for the one the network is least sure of"
+
+
+def shortcuts_table(shortcuts: Mapping[str, str]) -> str:
+    """Return keys, and what the mouse does, with their meaning as a table for a label."""
+    lines = {shown_key(key): text for key, text in shortcuts.items()} | _MOUSE
+    rows = (
+        f"<tr><td><b>{escape(key)}</b>&nbsp;&nbsp;</td><td>{escape(text)}</td></tr>"
+        for key, text in lines.items()
+    )
+    return f"<table cellspacing='0' cellpadding='1'>{''.join(rows)}</table>"
 
 
 class ReviewPanel(QWidget):
@@ -46,7 +58,9 @@ class ReviewPanel(QWidget):
             "<p>While you review with N and P, a class key also goes on to the next cell. "
             "Ctrl+Z takes the class back and returns to the cell.</p>"
         )
-        hint = QLabel(_HINT)
+        self.keys = QLabel()
+        self.keys.setTextFormat(Qt.TextFormat.RichText)
+        self.shortcuts = advanced_box(self.keys, "Keys and mouse on the image")
         buttons = QHBoxLayout()
         for button, tooltip in (
             (self.previous_button, "Key P: the cell of the queue before this"),
@@ -63,7 +77,7 @@ class ReviewPanel(QWidget):
         layout.addWidget(self.progress)
         layout.addWidget(self.bar)
         layout.addLayout(buttons)
-        for widget in (self.current, self.advance, hint):
+        for widget in (self.current, self.advance, self.shortcuts):
             layout.addWidget(widget)
 
         self.previous_button.clicked.connect(lambda: self._act("previous"))
@@ -76,6 +90,7 @@ class ReviewPanel(QWidget):
         self.session = session
         if session is not None:
             session.advance = self.advance.isChecked()
+            self.keys.setText(shortcuts_table(session.shortcuts))
             self.refresh()
 
     def refresh(self) -> None:

@@ -11,6 +11,7 @@ from qtpy.QtCore import QObject, Signal
 from napari_point_defects.napari_ui.cell_editor import CellEditor
 from napari_point_defects.napari_ui.cell_rows import rows_of, selected_ids
 from napari_point_defects.napari_ui.cell_tools import bind_keys, click_selects, unbind_keys
+from napari_point_defects.napari_ui.history import UNDO_SHORTCUTS
 from napari_point_defects.napari_ui.lifetime import when_destroyed
 from napari_point_defects.napari_ui.review_queue import (
     Place,
@@ -22,6 +23,7 @@ from napari_point_defects.napari_ui.review_queue import (
 if TYPE_CHECKING:
     from napari import Viewer
 
+_SHOWN_KEYS = {"Control": "Ctrl", "Escape": "Esc"}
 NEXT_KEY, PREVIOUS_KEY, CONFIRM_KEY, CLEAR_KEY, LASSO_KEY = "N", "P", "Enter", "Escape", "L"
 
 _WIDEST_A = 10.0
@@ -31,6 +33,11 @@ _VIEW_A = 9.0
 """…to this."""
 
 NOTHING_SELECTED = "No cell is selected: click one, or press N for the least sure"
+
+
+def shown_key(key: str) -> str:
+    """Return a key as it stands on the keyboard."""
+    return "+".join(_SHOWN_KEYS.get(part, part) for part in key.split("-"))
 
 
 class ReviewSession(QObject):
@@ -46,6 +53,8 @@ class ReviewSession(QObject):
     ----------
     advance : bool
         Go on to the next cell when the one under review has got its class.
+    shortcuts : dict of str
+        What each key does on the layer, undo and redo too.
     lasso_requested : Signal
         The user wants to select cells by a line around them.
     """
@@ -61,17 +70,20 @@ class ReviewSession(QObject):
         self._queue: tuple[ReviewQueue, pd.DataFrame, np.ndarray] | None = None
         layer = editor.layer
         labels = editor.material.class_labels
-        actions = {
-            str(i): (lambda label=label: self.set_class(label))
+        # what a key does and what is said of it stand side by side: no list to fall behind
+        bound = {
+            str(i): (f"set to {label}", lambda label=label: self.set_class(label))
             for i, label in enumerate(labels, start=1)
         }
-        actions |= {
-            NEXT_KEY: self.next,
-            PREVIOUS_KEY: self.previous,
-            CONFIRM_KEY: self.confirm,
-            CLEAR_KEY: self.clear,
-            LASSO_KEY: self.lasso_requested.emit,
+        bound |= {
+            CONFIRM_KEY: ("the class is right", self.confirm),
+            NEXT_KEY: ("next: the least sure cell shown", self.next),
+            PREVIOUS_KEY: ("previous", self.previous),
+            LASSO_KEY: ("select by a line around cells", self.lasso_requested.emit),
+            CLEAR_KEY: ("select nothing", self.clear),
         }
+        actions = {key: action for key, (_, action) in bound.items()}
+        self.shortcuts = {key: text for key, (text, _) in bound.items()} | UNDO_SHORTCUTS
         click = click_selects(editor.link.detection.lattice.a_px)
         bind_keys(layer, actions)
         layer.mouse_drag_callbacks.append(click)

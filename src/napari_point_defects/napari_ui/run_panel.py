@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from html import escape
+from pathlib import Path
 from typing import Any
 
 from napari.utils.notifications import notification_manager, show_error
-from qtpy.QtCore import QTimer, Signal
-from qtpy.QtWidgets import QLabel, QProgressBar, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtCore import QTimer, QUrl, Signal
+from qtpy.QtWidgets import QHBoxLayout, QLabel, QProgressBar, QPushButton, QVBoxLayout, QWidget
 
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.napari_ui.lifetime import when_destroyed
+from napari_point_defects.napari_ui.pace import TimeLeft
 from napari_point_defects.napari_ui.tasks import Task
 
 POLL_MS = 80
 _PAINT_MS = 30
-WARNING_STYLE = "color: #e08a00;"
+WARNING_STYLE = "color: #bf6a00;"
+"""An orange with a contrast of over 3 on napari's dark and on its light window."""
 
 
 def report_error(error: Exception) -> str:
@@ -31,6 +35,11 @@ def report_error(error: Exception) -> str:
     return f"Something went wrong in the program: {error!r}"
 
 
+def link_to(path: Path) -> str:
+    """Return a link for a panel's message that opens a file with the user's own program."""
+    return f'<a href="{QUrl.fromLocalFile(str(path)).toString()}">{escape(path.name)}</a>'
+
+
 class RunPanel(QWidget):
     """Runs one task at a time.
 
@@ -42,6 +51,8 @@ class RunPanel(QWidget):
     """
 
     run_requested = Signal()
+    started = Signal()
+    """A task was started."""
     finished = Signal()
     """After every run, whatever came of it."""
 
@@ -63,10 +74,15 @@ class RunPanel(QWidget):
         self.bar.setFixedHeight(6)
         self.message = QLabel()
         self.message.setWordWrap(True)
+        self.message.setOpenExternalLinks(True)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(4)
-        for widget in (self.button, self.bar, self.message):
+        self._row = QHBoxLayout()
+        self._row.setSpacing(4)
+        self._row.addWidget(self.button, stretch=1)
+        layout.addLayout(self._row)
+        for widget in (self.bar, self.message):
             layout.addWidget(widget)
         self.bar.hide()
         self.message.hide()
@@ -90,6 +106,10 @@ class RunPanel(QWidget):
         self.message.setText(text)
         self.message.setVisible(bool(text))
 
+    def add_beside(self, widget: QWidget) -> None:
+        """Put a small widget to the right of the button."""
+        self._row.addWidget(widget)
+
     def rename(self, text: str, tooltip: str) -> None:
         """Give the button other words for the next run."""
         self._text, self._tooltip = text, tooltip
@@ -108,15 +128,19 @@ class RunPanel(QWidget):
         on_result: Callable[[Any], None],
         *,
         cancel_tip: str = "Stop; layers stay as they are",
+        keeps_late: bool = False,
     ) -> None:
         """Run ``function(on_progress=…, should_stop=…)`` in the background.
 
         ``on_result`` gets what it returned, in the main thread; neither an error nor a
-        cancelled run calls it.
+        cancelled run calls it. With ``keeps_late`` a cancel that came too late is none: files
+        that are written cannot be said not to be.
         """
         if self.is_running:
             return
-        self._task, self._on_result = Task(title, function), on_result
+        self._task = Task(title, function, keeps_late=keeps_late)
+        self._on_result = on_result
+        self._left = TimeLeft()
         self._running[:] = [self._task]
         self.button.setText("Cancel")
         self.button.setToolTip(cancel_tip)
@@ -125,6 +149,7 @@ class RunPanel(QWidget):
         self._show_progress()
         self._poll.start()
         self._task.start(self._on_finished)
+        self.started.emit()
 
     def defer(self, text: str, action: Callable[[], None]) -> None:
         """Show a busy text, let it be painted, then do something that blocks the window."""
@@ -152,7 +177,9 @@ class RunPanel(QWidget):
         if self._task is not None:
             fraction, stage = self._task.progress
             self.bar.setValue(round(1000 * min(max(fraction, 0.0), 1.0)))
-            self.say(f"{stage}…")
+            # a task that knows its own pace says it in the stage's name
+            left = "" if " left" in stage else self._left.describe(min(max(fraction, 0.0), 1.0))
+            self.say(f"{stage}… {left}".rstrip())
 
     def _on_finished(self) -> None:
         task, on_result = self._task, self._on_result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ from napari_point_defects.napari_ui.settings_editors import (
 
 _UNIT = re.compile(r"\[([^]\s]+)\]")
 """A unit in a field's description."""
+_NO_BOUND = 1e6
 
 
 class FileField(QWidget):
@@ -105,6 +107,7 @@ class SettingsForm(QWidget):
         exact: bool = False,
     ) -> None:
         super().__init__()
+        self.model = model
         self.layout_ = QFormLayout(self)
         self.layout_.setContentsMargins(0, 0, 0, 0)
         self.layout_.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
@@ -122,7 +125,7 @@ class SettingsForm(QWidget):
                 editor.changed.connect(self.changed)
             else:
                 editor = _editor(schema, options, (empty or {}).get(name, "default"))
-            tooltip = f"<p>{schema.get('description', '')}</p>"  # markup, so that Qt wraps it
+            tooltip = tooltip_of(schema)
             editor.setToolTip(tooltip)
             label = QLabel("" if isinstance(editor, QCheckBox) else schema["title"])
             label.setBuddy(editor)
@@ -196,6 +199,33 @@ def _flat(schema: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
+def tooltip_of(schema: Mapping[str, Any]) -> str:
+    """Return a field's description, bounds and default as markup, so that Qt wraps it."""
+    text = f"<p>{escape(schema.get('description', ''), quote=False)}</p>"
+    if schema.get("type") not in ("integer", "number"):
+        return text
+    unit = _unit_of(schema)
+    low, over = schema.get("minimum"), schema.get("exclusiveMinimum")
+    high, under = schema.get("maximum"), schema.get("exclusiveMaximum")
+    # what is only kept from overflowing is no bound for a person
+    bounds = [
+        f"{sign} {bound:g}"
+        for sign, bound in (("≥", low), (">", over), ("≤", high), ("<", under))
+        if bound is not None and abs(bound) < _NO_BOUND
+    ]
+    default = schema.get("default")
+    known = [f"{', '.join(bounds)}"] if bounds else []
+    known += [f"default {default:g}"] if isinstance(default, int | float) else []
+    line = "; ".join(known) + (f" {unit}" if unit and known else "")
+    return f"{text}<p>{escape(line, quote=False)}</p>" if line else text
+
+
+def _unit_of(schema: Mapping[str, Any]) -> str:
+    """Return the unit that a field's description gives in brackets, or nothing."""
+    found = _UNIT.search(schema.get("description", ""))
+    return found.group(1) if found else ""
+
+
 def _editor(schema: Mapping[str, Any], options: Sequence[str] | None, empty: str) -> QWidget:
     if options:
         editor = QComboBox()
@@ -219,6 +249,8 @@ def _editor(schema: Mapping[str, Any], options: Sequence[str] | None, empty: str
         editor.setDecimals(5 if fine else 2)
         editor.setSingleStep(0.0005 if fine else 0.05)
         editor.setRange(0.0 if schema.get("nullable") else low, high)
+    if unit := _unit_of(schema):
+        editor.setSuffix(f" {unit}")
     if schema.get("nullable"):
         editor.setSpecialValueText(empty)
     editor.setProperty("nullable", bool(schema.get("nullable")))
@@ -233,8 +265,7 @@ def _exact_editor(schema: Mapping[str, Any], options: Sequence[str] | None) -> Q
         return ChoiceEditor(options or ())
     if kind == "integer":
         return IntegerEditor(schema.get("minimum", 0))
-    unit = _UNIT.search(schema.get("description", ""))
-    unit = unit.group(1) if unit else ""
+    unit = _unit_of(schema)
     if kind == "number":
         return NumberEditor(*_bounds(schema), typical=default or 1.0, unit=unit)
     parts = schema.get("prefixItems")

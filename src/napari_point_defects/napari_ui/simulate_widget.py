@@ -24,19 +24,22 @@ from qtpy.QtWidgets import (
 )
 
 from napari_point_defects.errors import PointDefectsError
-from napari_point_defects.materials import CLASS_COLOURS, DefectClass
+from napari_point_defects.materials import DefectClass
 from napari_point_defects.napari_ui.docks import adapt_to
 from napari_point_defects.napari_ui.image_layers import check_image
 from napari_point_defects.napari_ui.links import image_layer
 from napari_point_defects.napari_ui.outside_note import INSIDE, OutsideNote
 from napari_point_defects.napari_ui.pace import Pace
 from napari_point_defects.napari_ui.pane import Pane
+from napari_point_defects.napari_ui.remembered import Part, Remembered
 from napari_point_defects.napari_ui.run_panel import RunPanel
 from napari_point_defects.napari_ui.settings_editors import FolderEditor
+from napari_point_defects.napari_ui.settings_form import make_settings
 from napari_point_defects.napari_ui.simulate_form import SimulateForm, class_names
 from napari_point_defects.napari_ui.simulate_match import Matched, match_work
 from napari_point_defects.napari_ui.simulate_preview import SimulatePreview
 from napari_point_defects.napari_ui.viewers import own_viewer
+from napari_point_defects.palettes import colours_in_use
 from napari_point_defects.settings_files import SUFFIXES, write_settings
 from napari_point_defects.simulation.images import unknown_columns
 from napari_point_defects.simulation.presets import TrainingSetSettings, load_settings
@@ -79,6 +82,7 @@ class SimulateWidget(QWidget):
         self.outside = OutsideNote(INSIDE)
         self._found: FoundSet | None = None
         self._matched: tuple[Hashable, Matched] | None = None
+        Remembered("simulate", self.run, Part(self._settings, self._set_settings))
         self._lay_out()
 
         self._look = QTimer(self, singleShot=True, interval=_LOOK_MS)
@@ -95,6 +99,16 @@ class SimulateWidget(QWidget):
         self.preview.images.layer_changed.connect(self._show_outside)
         self.outside.adapt_requested.connect(self.adapt)
         self.preview.refresh()
+
+    def _settings(self) -> dict[str, Any]:
+        try:
+            return self.form.settings().model_dump(mode="json")
+        except PointDefectsError:  # half typed
+            return {}
+
+    def _set_settings(self, values: dict[str, Any]) -> None:
+        if values:
+            self.form.set_settings(make_settings(TrainingSetSettings, values))
 
     def simulate(self) -> None:
         """Start a run or go on with one, or say why it cannot start."""
@@ -289,7 +303,7 @@ def _counts_in_words(settings: TrainingSetSettings, counts: np.ndarray) -> str:
     """Return the number of cells of each class in both splits, as rich text."""
     return ", ".join(
         # one class is not broken over two lines
-        f"<font color='{CLASS_COLOURS[c]}'>■</font>&nbsp;{name}&nbsp;{train:,}\u2009+\u2009"
+        f"<font color='{colours_in_use()[c]}'>■</font>&nbsp;{name}&nbsp;{train:,}\u2009+\u2009"
         f"{validation:,}"
         for c, name, train, validation in zip(
             DefectClass, class_names(settings.materials), *counts, strict=True

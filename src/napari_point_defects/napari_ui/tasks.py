@@ -39,6 +39,8 @@ class Task:
         Shown by napari where it lists what is running.
     function : callable
         Takes the keyword arguments ``on_progress(fraction, stage)`` and ``should_stop()``.
+    keeps_late : bool
+        Take its result even where it was asked to stop, as of something that is written.
 
     Attributes
     ----------
@@ -50,7 +52,10 @@ class Task:
         Whether it was stopped before it had a result.
     """
 
-    def __init__(self, title: str, function: Callable[..., Any]) -> None:
+    def __init__(
+        self, title: str, function: Callable[..., Any], *, keeps_late: bool = False
+    ) -> None:
+        self._keeps_late = keeps_late
         self._title = title
         self._function: Callable[..., Any] | None = function
         self._stop = threading.Event()
@@ -94,7 +99,7 @@ class Task:
                 self.result = self._function(
                     on_progress=self._set_progress, should_stop=self.should_stop
                 )
-            if self.should_stop():
+            if self.should_stop() and not self._keeps_late:
                 self.stopped, self.result = True, None
         except Stopped:
             self.stopped = True

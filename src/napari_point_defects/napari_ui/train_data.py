@@ -21,10 +21,11 @@ from qtpy.QtWidgets import (
 )
 
 from napari_point_defects.errors import PointDefectsError
-from napari_point_defects.materials import CLASS_COLOURS, DefectClass
+from napari_point_defects.materials import DefectClass
 from napari_point_defects.napari_ui.run_panel import WARNING_STYLE
 from napari_point_defects.napari_ui.settings_form import FileField
 from napari_point_defects.napari_ui.tasks import Task
+from napari_point_defects.palettes import colours_in_use
 from napari_point_defects.retraining.data import LabelledEntry, survey_labels
 from napari_point_defects.training_set_survey import count_classes
 
@@ -257,7 +258,7 @@ def counts_table(labelled: np.ndarray, simulated: np.ndarray) -> str:
         f"<tr><td><font color='{colour}'>⬤</font></td><td>{name}</td>"
         f"<td align='right'>{ours:,}</td><td align='right'>{theirs:,}</td></tr>"
         for name, colour, ours, theirs in zip(
-            CLASS_NAMES, CLASS_COLOURS.values(), labelled, simulated, strict=True
+            CLASS_NAMES, colours_in_use().values(), labelled, simulated, strict=True
         )
     ]
     return f"<table cellspacing='0' cellpadding='2'>{head}{''.join(rows)}</table>"

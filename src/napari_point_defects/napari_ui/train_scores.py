@@ -8,8 +8,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from qtpy.QtWidgets import QComboBox, QLabel, QVBoxLayout, QWidget
 
-from napari_point_defects.materials import CLASS_COLOURS
+from napari_point_defects.napari_ui.colours import palette_news
 from napari_point_defects.napari_ui.plot_view import PlotView
+from napari_point_defects.palettes import colours_in_use
 
 if TYPE_CHECKING:
     from napari_point_defects.evaluation import BoxScores, ClassScores
@@ -45,6 +46,7 @@ class ScoresView(QWidget):
         for widget in (self.headline, self.source, self.table, self.canvas):
             layout.addWidget(widget)
         self.source.currentIndexChanged.connect(self._show)
+        palette_news.changed.connect(self._recolour)
         self.hide()
 
     def show_run(self, retrained: Retrained) -> None:
@@ -67,6 +69,10 @@ class ScoresView(QWidget):
     def set_colours(self, text: str, background: str) -> None:
         """Draw as the window's theme does."""
         self._colours = (text, background)
+        if self._retrained is not None:
+            self._show()
+
+    def _recolour(self) -> None:
         if self._retrained is not None:
             self._show()
 
@@ -120,7 +126,7 @@ def _draw_matrix(axes, scores: ClassScores, title: str, text: str, background: s
                     color=text,
                 )
     places = np.arange(n)
-    colours = list(CLASS_COLOURS.values())
+    colours = list(colours_in_use().values())
     axes.scatter(places, np.full(n, -0.85), c=colours, s=26, clip_on=False, edgecolors=text, lw=0.4)
     axes.scatter(np.full(n, -0.85), places, c=colours, s=26, clip_on=False, edgecolors=text, lw=0.4)
     axes.set(xticks=[], yticks=[], xlim=(-0.5, n - 0.5), ylim=(n - 0.5, -0.5))
@@ -154,7 +160,7 @@ def class_table(before: ClassScores, after: ClassScores) -> str:
     from napari_point_defects.evaluation import CLASS_NAMES
 
     rows = [_row("th", "", "class", "precision", "recall", "F1", "cells")]
-    colours = CLASS_COLOURS.values()
+    colours = colours_in_use().values()
     for c, (name, colour) in enumerate(zip(CLASS_NAMES, colours, strict=True)):
         rows.append(
             _row(

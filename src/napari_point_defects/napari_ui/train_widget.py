@@ -25,6 +25,7 @@ from napari_point_defects.labels.schema import FILE_NAME
 from napari_point_defects.napari_ui.labelling import labelling
 from napari_point_defects.napari_ui.lifetime import listen
 from napari_point_defects.napari_ui.pane import Pane
+from napari_point_defects.napari_ui.remembered import Remembered, form_part
 from napari_point_defects.napari_ui.run_panel import RunPanel
 from napari_point_defects.napari_ui.settings_form import (
     SettingsForm,
@@ -105,6 +106,7 @@ class TrainWidget(Pane):
         self.keep_button = QPushButton("Keep…")
         self.use_button = QPushButton("Use these weights")
         self.discard_button = QPushButton("Discard…")
+        Remembered("train", self.run, form_part(self.advanced))
         self._lay_out()
 
         self.start.kind_changed.connect(self._look)

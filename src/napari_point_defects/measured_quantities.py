@@ -1,4 +1,4 @@
-"""What is measured, in the words, units and digits of the table *Measure image*. No Qt here."""
+"""What is measured, in the words, units and digits of *Measure image* and of the report."""
 
 from __future__ import annotations
 
