@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import json
 import struct
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Iterator
+from copy import deepcopy
 
 import h5py
 import numpy as np
@@ -252,9 +252,35 @@ def damaged(content: bytes, edits: Iterable[Edit]) -> bytes:
     return bytes(data)
 
 
-def write_seed(path: Path, content: bytes) -> Path:
-    """Write a file; beside an ``.emi`` the series that holds its data."""
-    path.write_bytes(content)
-    if path.suffix == ".emi":
-        path.with_name(f"{path.stem}_1.ser").write_bytes(ser())
-    return path
+STRANGE = (
+    *(None, True, -1, 0, 7, 10**30, 1e308, -1e-308, float("nan"), float("inf"), "", "x", "1"),
+    *("../../x", "/etc/passwd", "a\nb", "\0", "é" * 2000, [], {}, [[]], {"": 1}, [None] * 9),
+    *([1e300, "a"], list(range(1000))),
+)
+"""What may stand anywhere in a JSON file."""
+
+
+def damaged_json(content: bytes, edits: Iterable[tuple[int, int]]) -> bytes:
+    """Return JSON in which some values, counted through, are gone, doubled or strange ones."""
+    value = [json.loads(content)]
+    for place, choice in edits:
+        places = list(_places(value))
+        holder, key = places[place % len(places)]
+        if choice % 16 == 0 and len(holder) > 1:
+            del holder[key]
+        elif choice % 16 == 1 and isinstance(holder, list):
+            holder.append(deepcopy(holder[key]))
+        elif choice % 16 == 2:
+            return json.dumps(value[0])[:-1].encode() + b',"x":' + b"[" * 9000 + b"]" * 9000 + b"}"
+        else:
+            holder[key] = deepcopy(STRANGE[choice // 16 % len(STRANGE)])
+    return json.dumps(value[0]).encode(errors="replace")
+
+
+def _places(value: object) -> Iterator[tuple[dict | list, object]]:
+    keys = (
+        value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
+    )
+    for key in list(keys):
+        yield value, key
+        yield from _places(value[key])

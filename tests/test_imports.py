@@ -16,7 +16,16 @@ USER_INTERFACE = {"napari", "magicgui", "qtpy", "superqt", "PyQt5", "PyQt6", "Py
 
 # DESIGN.md: a module may import from rows above its own, and from its own part of its own row.
 ROWS = [
-    {"analysed_area", "errors", "material_files", "materials", "measured", "records", "threads"},
+    {
+        "analysed_area",
+        "errors",
+        "json_files",
+        "material_files",
+        "materials",
+        "measured",
+        "records",
+        "threads",
+    },
     # what reads, writes and transforms records: these may use each other
     {
         "analysis_settings",
