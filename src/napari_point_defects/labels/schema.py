@@ -237,17 +237,13 @@ def _prepare(connection: sqlite3.Connection, path: Path, wait_s: float) -> None:
     _write_ahead(connection, wait_s)
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")
-    if not tables:
+    if not tables >= {"meta", *_LATER_TABLES}:
         with transaction(connection):
-            for statement in _TABLES:
+            for statement in _TABLES:  # what is there stays as it is
                 connection.execute(statement)
             connection.execute(
                 "INSERT OR IGNORE INTO meta VALUES ('schema_version', ?)", (str(SCHEMA_VERSION),)
             )
-    elif not tables >= _LATER_TABLES:
-        with transaction(connection):
-            for name in sorted(_LATER_TABLES - tables):
-                connection.execute(next(text for text in _TABLES if f"EXISTS {name} (" in text))
 
 
 def _check_version(connection: sqlite3.Connection, path: Path) -> None:

@@ -69,8 +69,15 @@ def save_weights(
         Version of the weights that training began with.
     training_range : dict, optional
         What the training set showed, in the terms in which an image is measured.
+
+    Raises
+    ------
+    PointDefectsError
+        If they cannot be written; former ones of that name stay as they are.
     """
     from safetensors.torch import save
+
+    from napari_point_defects.outputs import write_together  # here: it imports Pillow
 
     half = {
         name: (t.half() if t.is_floating_point() else t).contiguous() for name, t in tensors.items()
@@ -87,14 +94,11 @@ def save_weights(
         "metrics": metrics,
         "sha256": hashlib.sha256(content).hexdigest(),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for target, data in (
-        (path, content),
-        (path.with_suffix(".json"), (json.dumps(card, indent=2) + "\n").encode()),
-    ):
-        temporary = target.with_name(target.name + ".tmp")
-        temporary.write_bytes(data)
-        temporary.replace(target)
+    # together: on a full disk former weights must not be left with the card of others
+    targets = {"weights": path, "card": path.with_suffix(".json")}
+    with write_together(targets, overwrite=True) as temporary:
+        temporary["weights"].write_bytes(content)
+        temporary["card"].write_bytes((json.dumps(card, indent=2) + "\n").encode())
 
 
 def load_weights(kind: str, path: Path | None = None) -> Weights:
