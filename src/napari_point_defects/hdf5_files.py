@@ -38,27 +38,29 @@ def read_hspy(path: Path) -> list[SignalInfo]:
 def _check_datasets(file: h5py.File, path: Path) -> None:
     """Refuse datasets that claim far more than they hold, or lie in other files."""
 
-    def check_link(name: str, link: object) -> None:
-        if isinstance(link, h5py.ExternalLink):
-            raise _elsewhere(path)
+    def link(name: str, link: object) -> PointDefectsError | None:
+        return _elsewhere(path) if isinstance(link, h5py.ExternalLink) else None
 
-    def check(name: str, item: object) -> None:
+    def check(name: str, item: object) -> PointDefectsError | None:
         if not isinstance(item, h5py.Dataset) or item.shape is None:
-            return
+            return None
         if item.external or item.is_virtual:
-            raise _elsewhere(path)
+            return _elsewhere(path)
         claimed = math.prod(item.shape) * item.dtype.itemsize
         chunks = math.prod(-(-n // c) for n, c in zip(item.shape, item.chunks or (), strict=False))
         stored = item.id.get_storage_size()
-        if claimed > MAX_COMPRESSION * stored + _SLACK_BYTES or chunks > _MOST_CHUNKS:
-            size = " × ".join(map(str, item.shape))
-            raise PointDefectsError(
-                f"{path.name} claims {size} values, which is more than can be read: crop it, or "
-                "save it anew"
-            )
+        if claimed <= MAX_COMPRESSION * stored + _SLACK_BYTES and chunks <= _MOST_CHUNKS:
+            return None
+        size = " × ".join(map(str, item.shape))
+        return PointDefectsError(
+            f"{path.name} claims {size} values, which is more than can be read: crop it, or "
+            "save it anew"
+        )
 
-    file.visititems_links(check_link)
-    file.visititems(check)
+    # what is returned ends the visit; HDF5 does not like errors raised on it
+    error = file.visititems_links(link) or file.visititems(check)
+    if error is not None:
+        raise error
 
 
 def _elsewhere(path: Path) -> PointDefectsError:
