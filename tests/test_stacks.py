@@ -6,7 +6,7 @@ import pytest
 import tifffile
 import zarr
 
-from napari_point_defects import readers, signals, tiff_files
+from napari_point_defects import hdf5_files, readers, signals, tiff_files
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.stacks import array_stack, open_stack
 
@@ -74,7 +74,7 @@ def test_frames_are_read_one_by_one(tmp_path, frames, monkeypatch, name, size, s
     for module, whole in (
         (signals, "load_entry"),
         (readers, "load_entry"),
-        (readers, "_load_hdf5"),
+        (hdf5_files, "_load_hdf5"),
         (tiff_files, "_load_tiff"),
     ):
         monkeypatch.setattr(module, whole, never)

@@ -14,7 +14,7 @@ import numpy as np
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.readers import READERS
 from napari_point_defects.records import Calibration, StemImage
-from napari_point_defects.signals import MAX_BYTES, NM_PER_UNIT, Axis, SignalInfo, plain_unit
+from napari_point_defects.signals import NM_PER_UNIT, Axis, SignalInfo, check_claim, plain_unit
 
 _logger = logging.getLogger(__name__)
 
@@ -26,9 +26,6 @@ LEAST_PIXEL_NM, LARGEST_PIXEL_NM = 1e-6, 1e8
 
 NO_UNITS = ("", "px", "pixel", "none", "unknown", "<undefined>", "arb.unit")
 """Plain units that say that there is no calibration."""
-
-MAX_COMPRESSION = 2000
-"""A file that claims more bytes of data per byte of its own is damaged (deflate: at most 1032)."""
 
 
 def list_signals(path: str | Path) -> list[SignalInfo]:
@@ -82,7 +79,7 @@ def read_image(
         raise PointDefectsError(not_in_real_space(chosen, path.name))
     if chosen.kind not in ("image", "colour image", "diffraction pattern"):
         raise PointDefectsError(_refusal(chosen, path.name))
-    _check_size(chosen, path)
+    check_claim(chosen.shape, chosen.dtype.itemsize, path)
     with reader_boundary(path):
         data = chosen.load()
     if data.shape != chosen.shape:
@@ -205,18 +202,6 @@ def _refusal(signal: SignalInfo, file_name: str) -> str:
     if signal.kind == "spectrum":
         return f"{file_name} holds a spectrum or a line ({size}), not an image: give an image"
     return f"{file_name} holds values of type {signal.dtype}, not intensities: give a grey image"
-
-
-def _check_size(signal: SignalInfo, path: Path) -> None:
-    """Refuse to allocate what a damaged or forged header claims."""
-    size = math.prod(signal.shape) * signal.dtype.itemsize
-    # an emi file holds the metadata only
-    on_disk = MAX_BYTES if path.suffix.lower() == ".emi" else path.stat().st_size
-    if size > MAX_BYTES or size > MAX_COMPRESSION * on_disk:
-        raise PointDefectsError(
-            f"{path.name} claims an image of {' × '.join(map(str, signal.shape))} pixels, which "
-            "is more than can be read: crop it, or save it anew"
-        )
 
 
 def _grey(data: np.ndarray, file_name: str) -> np.ndarray:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_point_defects.errors import PointDefectsError
+from napari_point_defects.json_files import brief
 
 ENVIRONMENT = "POINT_DEFECTS_MATERIALS"
 """Names another file than the default."""
@@ -82,7 +83,7 @@ def split_formula(formula: str) -> tuple[str, str]:
     found = _FORMULA.fullmatch(formula.strip().replace("₂", "2"))
     if found is None:
         raise PointDefectsError(
-            f"{formula!r} is no formula of an MX2: write two elements and a 2, such as NbSe2 "
+            f"{formula[:40]!r} is no formula of an MX2: write two elements and a 2, such as NbSe2 "
             "(alloys and Janus layers MXY are not supported)"
         )
     return found.group(1), found.group(2)
@@ -124,14 +125,16 @@ def checked_definition(values: Mapping[str, Any], where: str = "") -> dict[str, 
     where = where and f"{where}: "
     unknown = [key for key in values if key not in _KEYS]
     if unknown:
-        raise PointDefectsError(f"{where}a material has no {unknown[0]!r}: give {', '.join(_KEYS)}")
+        raise PointDefectsError(
+            f"{where}a material has no {unknown[0][:40]!r}: give {', '.join(_KEYS)}"
+        )
     symbols = {}
     for key in ("metal", "chalcogen"):
         symbol = values.get(key)
         symbols[key] = symbol.strip().capitalize() if isinstance(symbol, str) else ""
         if symbols[key] not in elements():
             raise PointDefectsError(
-                f"{where}{key} {symbol!r} is no element: give a symbol such as Nb or Se"
+                f"{where}{key} {str(symbol)[:40]!r} is no element: give a symbol such as Nb or Se"
                 if symbol
                 else f"{where}the {key} is missing: give an element's symbol"
             )
@@ -180,9 +183,8 @@ def read_definitions(path: Path) -> list[dict[str, Any]]:
         content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         return []
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise PointDefectsError(f"cannot read materials from {path}: {reason}") from error
+    except (OSError, RecursionError, ValueError) as error:
+        raise PointDefectsError(f"cannot read materials from {path}: {brief(error)}") from error
     entries = content.pop("material", [])
     if content or not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
         raise PointDefectsError(f"{path}: begin each material with a line [[material]]")

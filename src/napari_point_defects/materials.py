@@ -356,6 +356,6 @@ def get_material(name: str) -> Material:
             if formula.lower() == plain.lower():
                 return material
     raise PointDefectsError(
-        f"unknown material {name!r}: choose one of {', '.join(known_materials())} with --material, "
-        "or add your own: point-defects materials add NbSe2 --a 0.3442"
+        f"unknown material {name[:40]!r}: choose one of {', '.join(known_materials())} with "
+        "--material, or add your own: point-defects materials add NbSe2 --a 0.3442"
     )

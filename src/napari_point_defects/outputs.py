@@ -162,6 +162,8 @@ def write_overlay(
     with atomic_write(path, overwrite) as temporary:
         # random noise hardly compresses: the lowest level is four times as fast
         figure.savefig(temporary, format="png", pil_kwargs={"compress_level": 1})
+    # figures are cycles: without this their pictures stay until Python looks for garbage
+    figure.clear()
 
 
 def draw_overlay(

@@ -8,23 +8,28 @@ from __future__ import annotations
 
 import math
 import re
+import struct
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import h5py
 import numpy as np
 import PIL.Image
 
+from napari_point_defects.dm_files import read_dm
 from napari_point_defects.errors import PointDefectsError
+from napari_point_defects.hdf5_files import read_emd, read_hspy
 from napari_point_defects.signals import (
-    Axis,
     SignalInfo,
+    check_claim,
     load_entry,
     load_frame,
     read_rosettasciio,
 )
 from napari_point_defects.tiff_files import read_tiff
+
+_SER_32_BIT, _SER_SPECTRUM = 0x210, 0x4120
+"""Latest version of ser files with offsets of four bytes; data type of spectra."""
 
 
 def _read_tia(path: Path) -> list[SignalInfo]:
@@ -37,74 +42,39 @@ def _read_tia(path: Path) -> list[SignalInfo]:
             if re.fullmatch(re.escape(path.stem) + r"_\d\.ser", p.name, re.IGNORECASE)
         ]
     for ser in sers:
-        # Bytes 18 to 22 are the number of elements, each of which has an offset of at least 4
-        # bytes in the file: rosettasciio allocates what the header claims.
-        with ser.open("rb") as file:
-            count = int.from_bytes(file.read(22)[18:], "little")
-        if count * 4 > ser.stat().st_size:
-            raise PointDefectsError(f"{ser.name} is damaged or cut short: copy it anew")
+        _check_ser(ser)
     return read_rosettasciio(path, module="tia")
 
 
-def _read_emd(path: Path) -> list[SignalInfo]:
-    """Read a Velox or a Berkeley emd file."""
-    with h5py.File(path, "r") as file:
-        groups: list[str] = []
-        file.visititems(
-            lambda name, item: groups.append(name) if "emd_group_type" in item.attrs else None
-        )
-        if not groups:
-            return read_rosettasciio(path, module="emd", select_type="images")
-        return [
-            _berkeley_signal(path, data)
-            for name in groups
-            for data in [file[name].get("data")]
-            if isinstance(data, h5py.Dataset)
-        ]
+def _check_ser(path: Path) -> None:
+    """Refuse a series that cannot hold what it claims: rosettasciio allocates that."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(34)
+        version, count = (int.from_bytes(head[i:j], "little") for i, j in ((4, 6), (18, 22)))
+        width = 4 if version <= _SER_32_BIT else 8
+        file.seek(min(int.from_bytes(head[22 : 22 + width], "little"), size))
+        file.seek(min(int.from_bytes(file.read(width), "little"), size))
+        element = file.read(50)
+    damaged = PointDefectsError(f"{path.name} is damaged or cut short: copy it anew")
+    # each element has an offset in the file
+    if len(element) < 26 or count * width > size:
+        raise damaged
+    if int.from_bytes(head[6:10], "little") != _SER_SPECTRUM:
+        shape = tuple(int.from_bytes(element[i : i + 4], "little") for i in (46, 42))
+        check_claim(shape, 1, path)
+        if len(element) < 50 or count * math.prod(shape) > size:
+            raise damaged
 
 
-def _berkeley_signal(path: Path, data: h5py.Dataset) -> SignalInfo:
-    """Describe the data of one Berkeley group, whose ``dim1`` … hold the axes' positions.
-
-    Not by rosettasciio, which loads stacks whole, drops units that are not in brackets, and
-    transposes images whose first axis is y.
-    """
-    keep = [i for i, n in enumerate(data.shape) if n != 1]
-    axes = []
-    for i in keep:
-        dim = data.parent.get(f"dim{i + 1}")
-        if dim is None:
-            axes.append(Axis())
-            continue
-        positions = np.ravel(dim[:2])
-        scale = float(positions[1] - positions[0]) if len(positions) > 1 else math.nan
-        name, units = (dim.attrs.get(key, b"") for key in ("name", "units"))
-        axes.append(Axis(_text(name), scale, _text(units)))
-    return SignalInfo(
-        name=data.parent.name.rsplit("/", 1)[-1],
-        shape=tuple(data.shape[i] for i in keep),
-        dtype=data.dtype,
-        axes=tuple(axes),
-        load=partial(_load_hdf5, path, data.name),
-        load_frame=partial(_load_hdf5_frame, path, data.name, tuple(keep)),
-    )
-
-
-def _text(value: str | bytes) -> str:
-    """Decode an attribute that may be bytes."""
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
-
-
-def _load_hdf5(path: Path, name: str) -> np.ndarray:
-    """Load one dataset without its axes of length 1."""
-    with h5py.File(path, "r") as file:
-        return file[name][()].squeeze()
-
-
-def _load_hdf5_frame(path: Path, name: str, keep: tuple[int, ...], index: int) -> np.ndarray:
-    """Load one frame of one dataset."""
-    with h5py.File(path, "r") as file:
-        return load_frame(file[name], keep, index)
+def _read_mrc(path: Path) -> list[SignalInfo]:
+    """Read an mrc file that is as long as it claims."""
+    with path.open("rb") as file:
+        shape = struct.unpack("<4I", file.read(16))[2::-1]
+    if math.prod(shape) > path.stat().st_size:
+        check_claim(shape[1:], 1, path)
+        raise PointDefectsError(f"{path.name} is damaged or cut short: copy it anew")
+    return read_rosettasciio(path, module="mrc")
 
 
 def _read_npy(path: Path) -> list[SignalInfo]:
@@ -119,7 +89,14 @@ def _read_npy(path: Path) -> list[SignalInfo]:
 
 def _read_picture(path: Path) -> list[SignalInfo]:
     """Read a png, jpg or bmp file; a palette's colours are its data."""
-    with PIL.Image.open(path, formats=("PNG", "JPEG", "BMP")) as picture:
+    try:
+        opened = PIL.Image.open(path, formats=("PNG", "JPEG", "BMP"))
+    except PIL.Image.DecompressionBombError as error:
+        raise PointDefectsError(
+            f"{path.name} claims more pixels than a picture may have: save it as tif"
+        ) from error
+    with opened as picture:
+        check_claim((picture.height, picture.width), len(picture.getbands()), path)
         if picture.mode in ("P", "PA", "CMYK", "YCbCr"):
             picture = picture.convert("RGB")
         elif picture.mode == "LA":
@@ -129,15 +106,15 @@ def _read_picture(path: Path) -> list[SignalInfo]:
 
 
 READERS: dict[str, Callable[[Path], list[SignalInfo]]] = {
-    ".dm3": partial(read_rosettasciio, module="digitalmicrograph"),
-    ".dm4": partial(read_rosettasciio, module="digitalmicrograph"),
-    ".emd": _read_emd,
+    ".dm3": read_dm,
+    ".dm4": read_dm,
+    ".emd": read_emd,
     ".ser": _read_tia,
     ".emi": _read_tia,
-    ".mrc": partial(read_rosettasciio, module="mrc"),
+    ".mrc": _read_mrc,
     ".tif": read_tiff,
     ".tiff": read_tiff,
-    ".hspy": partial(read_rosettasciio, module="hspy"),
+    ".hspy": read_hspy,
     ".npy": _read_npy,
     ".png": _read_picture,
     ".jpg": _read_picture,

@@ -9,7 +9,6 @@ chosen, with no cell cut in two.
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from napari_point_defects.errors import PointDefectsError
+from napari_point_defects.json_files import brief, load_json
 from napari_point_defects.records import Lattice
 
 Polygon = tuple[tuple[float, float], ...]
@@ -261,15 +261,14 @@ def read_region(path: str | Path) -> Region:
         if path.suffix.lower() == ".csv":
             polygons = _csv_polygons(text)
         elif path.suffix.lower() == ".json":
-            polygons = _json_polygons(json.loads(text))
+            polygons = _json_polygons(load_json(text))
         else:
             raise ValueError("use a csv file that napari saved of a Shapes layer, or a json file")
         return as_region(polygons)
     except OSError as error:
         raise PointDefectsError(f"cannot read the region {path}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise PointDefectsError(f"{path.name} holds no region: {reason}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise PointDefectsError(f"{path.name} holds no region: {brief(error)}") from error
 
 
 def _json_polygons(content: object) -> object:

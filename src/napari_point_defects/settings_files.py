@@ -12,6 +12,7 @@ import tomli_w
 from pydantic import BaseModel, ValidationError
 
 from napari_point_defects.errors import PointDefectsError
+from napari_point_defects.json_files import brief, load_json
 from napari_point_defects.outputs import atomic_write
 
 SUFFIXES = (".toml", ".json")
@@ -31,9 +32,9 @@ def read_settings(path: Path) -> dict[str, Any]:
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
-        values = tomllib.loads(text) if _is_toml(path) else json.loads(text)
-    except (OSError, ValueError) as error:
-        raise PointDefectsError(f"cannot read settings from {path}: {error}") from error
+        values = tomllib.loads(text) if _is_toml(path) else load_json(text)
+    except (OSError, RecursionError, ValueError) as error:
+        raise PointDefectsError(f"cannot read settings from {path}: {brief(error)}") from error
     if not isinstance(values, dict):
         raise PointDefectsError(f"{path} holds no settings: it must be a JSON object")
     return values
@@ -51,8 +52,10 @@ def make_settings(model: type[_Model], values: Mapping[str, Any], source: str) -
         return model.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
+        where = ".".join(str(part)[:40] for part in first["loc"])
         raise PointDefectsError(f"{source}: {where}{': ' * bool(where)}{first['msg']}") from error
+    except (ArithmeticError, RecursionError) as error:  # of numbers that no setting can have
+        raise PointDefectsError(f"{source}: {brief(error)}") from error
 
 
 def write_settings(

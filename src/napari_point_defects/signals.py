@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,8 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
+from napari_point_defects.errors import PointDefectsError
+
 MAX_BYTES = 4 * 2**30
 """More than any frame holds: 32768² in single precision."""
+
+MAX_COMPRESSION = 2000
+"""A file that claims more bytes of data per byte of its own is damaged (deflate: at most 1032)."""
 
 NM_PER_UNIT = {
     name: size
@@ -109,6 +114,24 @@ class SignalInfo:
         """Return e.g. ``HAADF (512 × 512 image)``."""
         size = " × ".join(str(n) for n in self.shape)
         return f"{self.name or 'untitled'} ({size} {self.kind})"
+
+
+def check_claim(shape: Sequence[int], itemsize: int, path: Path) -> None:
+    """Refuse what a damaged or forged header claims, before it is allocated.
+
+    Raises
+    ------
+    PointDefectsError
+        If an image of that shape is larger than any may be, or than the file can hold.
+    """
+    size = math.prod(shape) * itemsize
+    # an emi file holds the metadata only
+    on_disk = MAX_BYTES if path.suffix.lower() == ".emi" else path.stat().st_size
+    if size > MAX_BYTES or size > MAX_COMPRESSION * on_disk:
+        raise PointDefectsError(
+            f"{path.name} claims an image of {' × '.join(map(str, shape))} pixels, which "
+            "is more than can be read: crop it, or save it anew"
+        )
 
 
 def read_rosettasciio(

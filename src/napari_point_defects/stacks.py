@@ -27,7 +27,7 @@ from napari_point_defects.io import (
 )
 from napari_point_defects.readers import READERS
 from napari_point_defects.records import Calibration, StemImage
-from napari_point_defects.signals import MAX_BYTES, Axis, SignalInfo, plain_unit
+from napari_point_defects.signals import MAX_BYTES, MAX_COMPRESSION, Axis, SignalInfo, plain_unit
 
 SECONDS_PER_UNIT = {
     name: size
@@ -240,7 +240,7 @@ def _check_stack(chosen: SignalInfo, path: Path) -> None:
         )
     # an emi file holds the metadata only
     on_disk = math.inf if path.suffix.lower() == ".emi" else path.stat().st_size
-    if math.prod(chosen.shape) * chosen.dtype.itemsize > 2000 * on_disk:
+    if math.prod(chosen.shape) * chosen.dtype.itemsize > MAX_COMPRESSION * on_disk:
         raise PointDefectsError(f"{path.name} claims more data than it can hold: save it anew")
 
 

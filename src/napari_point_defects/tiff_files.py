@@ -14,6 +14,7 @@ import tifffile
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.signals import (
     MAX_BYTES,
+    MAX_COMPRESSION,
     NM_PER_UNIT,
     Axis,
     SignalInfo,
@@ -25,6 +26,9 @@ from napari_point_defects.signals import (
 _SMALL_STACKS = 2**26
 """Stacks of more bytes are not loaded for what a maker's tags say of their pixel size."""
 
+_BIG_TIFF = 43
+"""Version of files with offsets of eight bytes."""
+
 _NM_PER_INCH = 2.54e7
 _LARGEST_PRINTED_NM = 1e3
 """A coarser resolution in pixels per inch or cm is a printer's, not a microscope's."""
@@ -35,6 +39,7 @@ def read_tiff(path: Path) -> list[SignalInfo]:
 
     A palette image's index is its data.
     """
+    _check_pages(path)
     with tifffile.TiffFile(path) as tiff:
         colour = [s.pages[0].photometric == tifffile.PHOTOMETRIC.RGB for s in tiff.series]
         series = [(s.shape, s.dtype, s.axes, s.nbytes) for s in tiff.series]
@@ -46,7 +51,8 @@ def read_tiff(path: Path) -> list[SignalInfo]:
         frame_time = [_frame_time(tiff, i) for i in range(len(series))]
     axes: list[tuple[Axis, ...]] = [()] * len(series)
     images = sum(nbytes for shape, *_, nbytes in series if sum(n > 1 for n in shape) < 3)
-    if images <= MAX_BYTES // 4 and sum(nbytes for *_, nbytes in series) - images <= _SMALL_STACKS:
+    most = min(MAX_BYTES // 4, MAX_COMPRESSION * path.stat().st_size)
+    if images <= most and sum(nbytes for *_, nbytes in series) - images <= _SMALL_STACKS:
         # Tags that rosettasciio cannot read leave the image uncalibrated, not unread. Not lazy:
         # that would leave the file open.
         with suppress(Exception):
@@ -71,6 +77,26 @@ def read_tiff(path: Path) -> list[SignalInfo]:
         )
         for i, (shape, dtype, code, _) in enumerate(series)
     ]
+
+
+def _check_pages(path: Path) -> None:
+    """Refuse a chain of pages that ends in itself: tifffile would follow it for ever."""
+    with path.open("rb") as file:
+        head = file.read(16)
+        order = "little" if head[:2] == b"II" else "big"
+        big = int.from_bytes(head[2:4], order) == _BIG_TIFF
+        # of the number of tags, of a tag, of an offset
+        count_size, tag_size, size = (8, 20, 8) if big else (2, 12, 4)
+        offset = int.from_bytes(head[size : 2 * size], order)
+        seen = set()
+        while offset:
+            if offset in seen:
+                raise PointDefectsError(f"{path.name} is damaged (its pages go round in a circle)")
+            seen.add(offset)
+            file.seek(offset)
+            count = int.from_bytes(file.read(count_size), order)
+            file.seek(offset + count_size + count * tag_size)
+            offset = int.from_bytes(file.read(size), order)
 
 
 def _stated(axes: tuple[Axis, ...], stated: tuple[Axis, ...] | None) -> tuple[Axis, ...]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from napari_point_defects.analysis_settings import AnalysisSettings
 from napari_point_defects.detections import Detection
+from napari_point_defects.json_files import read_json
 from napari_point_defects.materials import get_material
 from napari_point_defects.measured import Measurement
 from napari_point_defects.simulation.likeness import MeasuredImage
@@ -46,7 +46,7 @@ def trained_range(kind: str, path: Path | None = None) -> TrainingRange | None:
         Default: the shipped ones.
     """
     try:
-        card = json.loads((path or SHIPPED[kind]).with_suffix(".json").read_text())
+        card = read_json((path or SHIPPED[kind]).with_suffix(".json"))
     except (OSError, ValueError):
         return None  # loading the weights says what is wrong with them
     return range_of_card(card) if isinstance(card, dict) else None

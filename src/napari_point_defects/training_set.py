@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import errno
 import io
-import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +31,7 @@ from PIL import Image
 from napari_point_defects import training_set_journal as journal
 from napari_point_defects.bending_fields import bending_fields, bending_of
 from napari_point_defects.errors import PointDefectsError
+from napari_point_defects.json_files import read_json
 from napari_point_defects.material_files import is_formula
 from napari_point_defects.materials import DefectClass, get_material
 from napari_point_defects.records import Hexagons, Lattice, UnitCells, hexagon_boxes
@@ -187,10 +187,13 @@ class TrainingSetWriter:
         self._images = self._annotations = self._size = 0
         self._counts = np.zeros(_UNLABELLED_CATEGORY + 1, int)
         if path.exists():
-            for entry, end in journal.whole_lines(path):
-                if not (folder / entry["image"]["file_name"]).is_file():
-                    break
-                self._take([a["category_id"] for a in entry["annotations"]], end)
+            try:
+                for entry, end in journal.whole_lines(path):
+                    if not journal.image_path(folder, entry["image"]).is_file():
+                        break
+                    self._take([int(a["category_id"]) for a in entry["annotations"]], end)
+            except journal.NOT_OURS as error:
+                raise journal.refusal(path, error) from error
             os.truncate(path, self._size)
         self._journal = path.open("ab", buffering=0)
 
@@ -291,7 +294,7 @@ class TrainingSet:
             )
         try:
             if path.is_file():
-                content = json.loads(path.read_text())
+                content = read_json(path)
                 self._images, annotations = content["images"], content["annotations"]
             else:  # a run that was killed: what it had written counts
                 path = unfinished
@@ -304,21 +307,30 @@ class TrainingSet:
                 self._labels[index[annotation["image_id"]]].take(annotation)
             for labels in self._labels:
                 labels.settle()
-        except (KeyError, TypeError, ValueError) as error:
-            raise PointDefectsError(f"{path} is not a training set: {error!r}") from error
+        except journal.NOT_OURS as error:
+            raise journal.refusal(path, error) from error
 
     def __len__(self) -> int:
         return len(self._images)
 
     def __getitem__(self, index: int) -> LabelledImage:
+        try:
+            return self._image(index)
+        except PointDefectsError:
+            raise
+        except journal.NOT_OURS as error:
+            raise journal.refusal(self.folder / ANNOTATIONS, error) from error
+
+    def _image(self, index: int) -> LabelledImage:
         image, labels = self._images[index], self._labels[index]
-        # Only the name counts: a set's images lie beside its annotations.
-        path = self.folder / Path(image["file_name"]).name
+        path = journal.image_path(self.folder, image)
         from skimage.io import imread  # here, for an analysis reads no training set
 
         try:
             pixels = imread(path)
-        except (OSError, ValueError, SyntaxError) as error:  # the last: PIL on a broken PNG
+            if pixels.ndim != 2:
+                raise ValueError("no grey image")
+        except Exception as error:  # readers raise anything at all on damaged files
             raise PointDefectsError(f"cannot read {path}: make the training set again") from error
         fields = image["lattice"]
         origin, matrix = (np.array(fields[name], float) for name in ("origin", "matrix"))

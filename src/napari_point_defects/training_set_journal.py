@@ -8,11 +8,12 @@ annotations are hundreds of megabytes.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from napari_point_defects.errors import PointDefectsError
+from napari_point_defects.json_files import brief, load_json, read_json
 
 ANNOTATIONS = "annotations.json"
 FILE = "unfinished.jsonl"
@@ -20,6 +21,29 @@ FILE = "unfinished.jsonl"
 
 _IMAGE, _ANNOTATIONS, _END = b'{"image":', b',"annotations":[', b"]}\n"
 """What stands around an image's entry and its annotations in a line of the journal."""
+
+
+NOT_OURS = (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError)
+"""Raised by annotations that this program did not write."""
+
+
+def refusal(path: Path, error: Exception) -> PointDefectsError:
+    """Say that a file is not what it should be."""
+    return PointDefectsError(f"{path} is not a training set: {brief(error)}")
+
+
+def image_path(folder: Path, image: Mapping[str, Any]) -> Path:
+    """Return where an image of a split lies: always beside the annotations, and a PNG.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        If its entry names no such file.
+    """
+    name = Path(image["file_name"]).name
+    if not name.endswith(".png"):
+        raise ValueError(f"{name[:40]!r} is no PNG")
+    return folder / name
 
 
 def compact(content: Any) -> bytes:
@@ -66,10 +90,10 @@ def whole_lines(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
     end = 0
     with path.open("rb") as file:
         for line in file:
-            if not line.endswith(b"\n"):
+            if not (line.startswith(_IMAGE) and _ANNOTATIONS in line and line.endswith(_END)):
                 return
             try:
-                entry = json.loads(line)
+                entry = load_json(line)
             except ValueError:
                 return
             end += len(line)
@@ -86,12 +110,12 @@ def rebuild(folder: Path) -> None:
     """
     path = folder / ANNOTATIONS
     try:
-        content = json.loads(path.read_text())
+        content = read_json(path)
         entries = {image["id"]: {"image": image, "annotations": []} for image in content["images"]}
         for annotation in content["annotations"]:
             entries[annotation["image_id"]]["annotations"].append(annotation)
-    except (KeyError, TypeError, ValueError) as error:
-        raise PointDefectsError(f"{path} is not a training set: {error!r}") from error
+    except NOT_OURS as error:
+        raise refusal(path, error) from error
     temporary = folder / f"{FILE}.tmp"
     temporary.write_bytes(b"".join(compact(entry) + b"\n" for entry in entries.values()))
     temporary.replace(folder / FILE)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from napari_point_defects.errors import PointDefectsError
+from napari_point_defects.json_files import read_json
 from napari_point_defects.materials import DefectClass, adopt_definitions
 from napari_point_defects.training_set import ANNOTATIONS, FIRST_CELL_CATEGORY, TrainingSet
 
@@ -25,7 +25,7 @@ def read_set_settings(folder: Path) -> dict[str, Any]:
     """
     path = folder / "settings.json"
     try:
-        values = json.loads(path.read_text())
+        values = read_json(path)
     except (OSError, ValueError) as error:
         raise PointDefectsError(
             f"cannot read settings from {path}: give a folder made by `point-defects simulate`"

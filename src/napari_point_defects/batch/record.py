@@ -28,6 +28,7 @@ from typing import Any
 from napari_point_defects import __version__
 from napari_point_defects.analysis_settings import AnalysisSettings
 from napari_point_defects.errors import PointDefectsError
+from napari_point_defects.json_files import load_json, read_json
 from napari_point_defects.materials import get_material, own_definitions
 from napari_point_defects.outputs import write_json
 
@@ -104,7 +105,7 @@ def claim(out: Path, record: dict[str, Any], overwrite: bool) -> None:
         write_json(record, path)
         return
     try:
-        differing = list(_differing(json.loads(text), record))
+        differing = list(_differing(load_json(text), record))
     except (ValueError, AttributeError, TypeError) as error:
         raise PointDefectsError(
             f"{path} holds no settings of a batch: choose another folder"
@@ -220,7 +221,7 @@ def running_in(out: Path) -> Iterator[Run]:
 def _refuse_if_alive(token: Path, now: float, out: Path) -> None:
     """Refuse to work beside another run; clocks do not matter: the file system's own is asked."""
     try:
-        who, age = json.loads(token.read_text(encoding="utf-8")), now - token.stat().st_mtime
+        who, age = read_json(token), now - token.stat().st_mtime
         host, process = str(who["host"]), int(who["process"])
     except (OSError, ValueError, KeyError, TypeError):
         return

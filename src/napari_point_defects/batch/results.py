@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
@@ -13,6 +12,7 @@ from typing import Any, Literal
 
 from napari_point_defects.batch.listing import sources_of
 from napari_point_defects.errors import PointDefectsError
+from napari_point_defects.json_files import read_json
 from napari_point_defects.outputs import write_json
 from napari_point_defects.results import output_paths
 
@@ -67,8 +67,8 @@ def look(job: Job, image: str) -> Found:
     """Look what there is of one image."""
     place = job.out / image
     try:
-        marker = json.loads((place / MARKER).read_text(encoding="utf-8"))
-        status, files, sources = marker["status"], marker["files"], marker["sources"]
+        marker = read_json(place / MARKER)
+        status, files, sources = marker["status"], dict(marker["files"]), marker["sources"]
     except (FileNotFoundError, NotADirectoryError):
         if not place.exists():
             return Found(image, "missing")

@@ -7,7 +7,6 @@ count one twice. No table is ever in memory as a whole.
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from napari_point_defects.batch.record import CELLS, CENSUS, CENSUS_CSV, FAILURE
 from napari_point_defects.batch.results import Job, look
 from napari_point_defects.dask_workers import Workers
 from napari_point_defects.errors import PointDefectsError, Stopped
+from napari_point_defects.json_files import read_json
 from napari_point_defects.outputs import atomic_write
 from napari_point_defects.results import output_paths
 
@@ -128,7 +128,7 @@ class CollectTask:
             )
         paths = output_paths(Path(image).stem, self.job.out / image)
         try:
-            census = json.loads(paths["census"].read_text(encoding="utf-8"))
+            census = read_json(paths["census"])
             cells = arrow_csv.read_csv(paths["cells"])
         except (OSError, ValueError) as error:  # Arrow's errors are among these
             raise PointDefectsError(

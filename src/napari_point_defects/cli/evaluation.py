@@ -9,6 +9,7 @@ import typer
 
 from napari_point_defects.cli.common import OverwriteOption, progress_bar, settings_of
 from napari_point_defects.errors import PointDefectsError
+from napari_point_defects.json_files import read_json
 
 
 def evaluate(
@@ -72,11 +73,9 @@ def evaluate(
 
 def _kind_of(weights: Path | None) -> str:
     """Read from the model card which network the weights are for."""
-    import json
-
     if weights is None:
         return "classifier"
     try:
-        return str(json.loads(weights.with_suffix(".json").read_text())["kind"])
+        return str(read_json(weights.with_suffix(".json"))["kind"])
     except (OSError, ValueError, KeyError, TypeError):
         return "classifier"  # loading the weights says what is wrong with them

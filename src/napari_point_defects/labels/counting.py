@@ -1,15 +1,46 @@
-"""Count the cells of a label store by image, class and state."""
+"""Count the cells of a label store by image, class and state; find the last decision."""
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from napari_point_defects.labels import schema
 from napari_point_defects.labels.images import ImageEntry
 from napari_point_defects.labels.tables import DECIDED, STATES
 from napari_point_defects.materials import DefectClass
+
+
+class LastEdit(NamedTuple):
+    """Where the user left off.
+
+    Attributes
+    ----------
+    entry : ImageEntry
+    time : str
+        UTC in ISO 8601.
+    n_decided : int
+        Cells of that image that bear a decision.
+    """
+
+    entry: ImageEntry
+    time: str
+    n_decided: int
+
+
+def last_edit(connection: sqlite3.Connection, entries: Sequence[ImageEntry]) -> LastEdit | None:
+    """Return where somebody last decided something, or None where there are only predictions."""
+    row = connection.execute(schema.SELECT_LAST_CHANGE).fetchone()
+    if row is None:
+        return None
+    image_id, time = row
+    (entry,) = (entry for entry in entries if entry.id == image_id)
+    (n_decided,) = connection.execute(schema.COUNT_DECIDED, (image_id,)).fetchone()
+    return LastEdit(entry, time, n_decided)
 
 
 def tabulated(

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from napari_point_defects.json_files import load_json
 from napari_point_defects.labels.merging import ImageLabels
 from napari_point_defects.labels.tables import CELLS, HEXAGONS, Kind
 from napari_point_defects.labels.validation import (
@@ -111,4 +112,4 @@ def _flat(fields: dict[str, Any]) -> dict[str, Any]:
 
 def _nested(row: dict[str, str]) -> dict[str, Any]:
     plain = ("sha256", "name", "path", "signal", "material", "pixel_size_source")
-    return {k: v if k in plain else json.loads(v) for k, v in row.items()}
+    return {k: v if k in plain else load_json(v) for k, v in row.items()}

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from napari_point_defects.errors import PointDefectsError
+from napari_point_defects.json_files import brief
 from napari_point_defects.labels.coco import read_coco, write_coco
 from napari_point_defects.labels.csv_tables import FILES, read_csv, write_csv
 from napari_point_defects.labels.merging import ImageLabels, Merged, merge
@@ -92,7 +93,7 @@ def import_labels(store: LabelStore, source: Path, *, overwrite: bool = False) -
         raise PointDefectsError(f"cannot read {path} ({error.strerror or error})") from error
     except KeyError as error:
         raise PointDefectsError(
-            f"{path} is no export of labels ({error} is missing or unknown): "
+            f"{path} is no export of labels ({str(error)[:40]} is missing or unknown): "
             "write one with `point-defects labels export`"
         ) from error
     except (
@@ -105,7 +106,8 @@ def import_labels(store: LabelStore, source: Path, *, overwrite: bool = False) -
         csv.Error,
     ) as error:
         raise PointDefectsError(
-            f"{path} is no export of labels ({error}): write one with `point-defects labels export`"
+            f"{path} is no export of labels ({brief(error)}): "
+            "write one with `point-defects labels export`"
         ) from error
     return merge(store, labels, path if path.is_dir() else path.parent, overwrite=overwrite)
 

@@ -20,7 +20,9 @@ import numpy as np
 from napari_point_defects.analysed_area import AnalysedArea, Domain
 from napari_point_defects.bending_fields import bending_of
 from napari_point_defects.errors import PointDefectsError
+from napari_point_defects.json_files import brief, load_json
 from napari_point_defects.labels.domain_fields import domains_of
+from napari_point_defects.labels.schema import NOT_OURS
 from napari_point_defects.materials import adopt_definitions, own_definitions
 from napari_point_defects.records import Calibration, Lattice, StemImage
 
@@ -29,6 +31,7 @@ COPIES = "images"
 
 _DEFINITIONS = "material_definitions"
 _LARGEST_SEARCHED = 1000
+_LONGEST_NAME = 255  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,18 +117,39 @@ def know_material(settings: dict[str, Any], where: str) -> None:
 
 
 def entry_of_row(row: tuple) -> ImageEntry:
-    """Make an entry of a row of the database, its bending and its domains last."""
-    numbers, settings = row[11:19], json.loads(row[19])
+    """Make an entry of a row of the database, its bending and its domains last.
+
+    Raises
+    ------
+    PointDefectsError
+        If it is damaged, or something else wrote it.
+    """
+    try:
+        return _entry_of_row(row)
+    except NOT_OURS as error:
+        raise PointDefectsError(
+            f"the labels of image {row[0]} are damaged ({brief(error)}): put a copy of their "
+            "folder in its place"
+        ) from error
+
+
+def _entry_of_row(row: tuple) -> ImageEntry:
+    numbers, settings = np.array(row[11:19], float).tolist(), dict(load_json(row[19]))
+    sizes = None if row[8] is None else (float(row[8]), float(row[9]))
+    if not np.isfinite([*numbers, *(sizes or ())]).all():
+        raise ValueError("a number is not finite")
+    if not all(isinstance(row[i], str) for i in (1, 2, 3, 4, 7, 10)):
+        raise TypeError("there is something else in place of text")
     with suppress(PointDefectsError):  # of another version; labels are never lost over it
         know_material(settings, f"the labels of {row[2]}")
     lattice = Lattice(
         np.array(numbers[:2]),
         np.array(numbers[2:6]).reshape(2, 2),
         *numbers[6:],
-        bending_of(None if row[20] is None else json.loads(row[20])),
+        bending_of(None if row[20] is None else load_json(row[20])),
     )
-    shape = (row[5], row[6])
-    domains, area = domains_of(None if row[21] is None else json.loads(row[21]), lattice, shape)
+    shape = (int(row[5]), int(row[6]))
+    domains, area = domains_of(None if row[21] is None else load_json(row[21]), lattice, shape)
     return ImageEntry(
         id=row[0],
         sha256=row[1],
@@ -134,7 +158,7 @@ def entry_of_row(row: tuple) -> ImageEntry:
         signal=row[4],
         shape=shape,
         material=row[7],
-        pixel_size_nm=None if row[8] is None else (row[8], row[9]),
+        pixel_size_nm=sizes,
         pixel_size_source=row[10],
         lattice=lattice,
         settings=settings,
@@ -258,6 +282,8 @@ def safe_path(text: str) -> PurePosixPath | None:
     path = PurePosixPath(text.replace("\\", "/"))
     if not text or path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
         return None
+    if any(len(part.encode(errors="replace")) > _LONGEST_NAME for part in path.parts):
+        return None  # no file system has it
     return path
 
 

@@ -13,13 +13,13 @@ import pandas as pd
 
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.labels import schema
-from napari_point_defects.labels.tables import Kind, TableChanges, complete
+from napari_point_defects.labels.tables import STATES, Kind, TableChanges, complete
 
 _FEW = 2000
 """Up to so many changed rows are looked up by their ids, more by reading the whole image."""
 
-_AT_ONCE = 500
-"""Ids in one question; SQLite of old takes 999."""
+
+_TEXTS = ("state", "weights", "author", "time")
 
 
 class Conflict(PointDefectsError):
@@ -65,9 +65,15 @@ def _table(kind: Kind, rows: Sequence[tuple]) -> pd.DataFrame:
     for name, column in zip(kind.columns, columns, strict=True):
         if name in kind.floats:
             values[name] = np.array(column, float)  # None becomes NaN
+            if np.isinf(values[name]).any():
+                raise ValueError(f"{name} is not finite")
         elif name in kind.codes:
             values[name] = np.array([-1 if c is None else c for c in column], np.int64)
         else:
+            if name in _TEXTS and not all(isinstance(v, str) for v in column):
+                raise TypeError(f"{name} is no text")
+            if name == "state" and not set(column) <= set(STATES):
+                raise ValueError("unknown state")
             values[name] = pd.Series(column, dtype=object)
     return complete(pd.DataFrame(values), kind)
 
@@ -148,13 +154,9 @@ def stored_rows(
         wanted = set(ids)
         rows = connection.execute(schema.SELECT_ALL[kind.name], (image_id,))
         return {row[1]: row[1:] for row in rows if row[1] in wanted}
-    found: dict[int, tuple] = {}
-    for start in range(0, len(ids), _AT_ONCE):
-        some = ids[start : start + _AT_ONCE]
-        marks = ", ".join("?" * len(some))
-        rows = connection.execute(f"{schema.SELECT_SOME[kind.name]} ({marks})", (image_id, *some))
-        found |= {row[1]: row[1:] for row in rows}
-    return found
+    values = (image_id, json.dumps([int(i) for i in ids]))
+    rows = connection.execute(schema.SELECT_SOME[kind.name], values)
+    return {row[1]: row[1:] for row in rows}
 
 
 def _refuse_conflicts(

@@ -10,9 +10,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from napari_point_defects.errors import PointDefectsError
+from napari_point_defects.json_files import brief
 
 FILE_NAME = "labels.sqlite"
 SCHEMA_VERSION = 1
+
+NOT_OURS = (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError)
+"""Raised by rows that this program did not write."""
 
 _TABLES = (
     """CREATE TABLE IF NOT EXISTS meta (
@@ -115,7 +119,13 @@ ADD_IMAGE = """INSERT INTO images
 
 SELECT_IMAGES = """SELECT images.*, bendings.bending, domains.domains
     FROM images LEFT JOIN bendings ON bendings.image_id = images.id
-    LEFT JOIN domains ON domains.image_id = images.id"""
+    LEFT JOIN domains ON domains.image_id = images.id
+    ORDER BY images.id"""
+
+SELECT_IMAGE = """SELECT images.*, bendings.bending, domains.domains
+    FROM images LEFT JOIN bendings ON bendings.image_id = images.id
+    LEFT JOIN domains ON domains.image_id = images.id
+    WHERE images.sha256 = ?"""
 
 ADD_BENDING = "INSERT INTO bendings VALUES (?, ?)"
 
@@ -132,15 +142,32 @@ SET_IMAGE = """UPDATE images SET
     sublattice_confidence = ?, settings = ?
     WHERE id = ?"""
 
+SELECT_CHANGES = """SELECT kind, item_id, time, author, action, before, after, weights
+    FROM changes WHERE image_id = ? ORDER BY id"""
+
+SELECT_CHANGES_OF_CELL = """SELECT kind, item_id, time, author, action, before, after, weights
+    FROM changes WHERE image_id = ? AND kind = 'cell' AND item_id = ? ORDER BY id"""
+
+SELECT_LAST_CHANGE = """SELECT image_id, time FROM changes WHERE item_id IS NOT NULL
+    ORDER BY id DESC LIMIT 1"""
+
+COUNT_CELLS = """SELECT image_id, label, state, COUNT(*) FROM cells
+    WHERE label IS NOT NULL GROUP BY image_id, label, state"""
+
+COUNT_DECIDED = """SELECT COUNT(*) FROM cells WHERE image_id = ? AND label IS NOT NULL
+    AND state IN ('confirmed', 'corrected', 'added')"""
+
 # columns of cells and hexagons are in the order of Kind.columns, behind image_id
 SELECT_ALL = {
     "cell": "SELECT * FROM cells WHERE image_id = ? ORDER BY cell_id",
     "hexagon": "SELECT * FROM hexagons WHERE image_id = ? ORDER BY hexagon_id",
 }
-# followed by the ids, in parentheses
+# the ids come as a list in JSON: a statement is never put together
 SELECT_SOME = {
-    "cell": "SELECT * FROM cells WHERE image_id = ? AND cell_id IN",
-    "hexagon": "SELECT * FROM hexagons WHERE image_id = ? AND hexagon_id IN",
+    "cell": """SELECT * FROM cells WHERE image_id = ?
+        AND cell_id IN (SELECT value FROM json_each(?))""",
+    "hexagon": """SELECT * FROM hexagons WHERE image_id = ?
+        AND hexagon_id IN (SELECT value FROM json_each(?))""",
 }
 # an existing row of another revision is left alone, and the row count tells
 UPSERT = {
@@ -210,22 +237,18 @@ def _prepare(connection: sqlite3.Connection, path: Path, wait_s: float) -> None:
     _write_ahead(connection, wait_s)
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")
-    if not tables:
+    if not tables >= {"meta", *_LATER_TABLES}:
         with transaction(connection):
-            for statement in _TABLES:
+            for statement in _TABLES:  # what is there stays as it is
                 connection.execute(statement)
             connection.execute(
                 "INSERT OR IGNORE INTO meta VALUES ('schema_version', ?)", (str(SCHEMA_VERSION),)
             )
-    elif not tables >= _LATER_TABLES:
-        with transaction(connection):
-            for name in sorted(_LATER_TABLES - tables):
-                connection.execute(next(text for text in _TABLES if f"EXISTS {name} (" in text))
 
 
 def _check_version(connection: sqlite3.Connection, path: Path) -> None:
     row = connection.execute("SELECT value FROM meta WHERE key = 'schema_version'").fetchone()
-    version = row[0] if row else ""
+    version = str(row[0]) if row else ""
     if not version.isdecimal():
         raise PointDefectsError(f"{path} is another program's database: choose another folder")
     if int(version) > SCHEMA_VERSION:
@@ -286,6 +309,20 @@ def user_errors(path: Path) -> Iterator[None]:
         raise PointDefectsError(
             f"cannot use {path} ({error.strerror or error}): choose another folder"
         ) from error
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """As :func:`user_errors`, and say so where rows are not as this program writes them."""
+    with user_errors(path):
+        try:
+            yield
+        except PointDefectsError:
+            raise
+        except NOT_OURS as error:
+            raise PointDefectsError(
+                f"{path} is damaged ({brief(error)}): put a copy in its place"
+            ) from error
 
 
 def now() -> str:

@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,7 @@ import pandas as pd
 from napari_point_defects.analysed_area import AnalysedArea, Domain
 from napari_point_defects.bending_fields import bending_fields
 from napari_point_defects.labels import schema
-from napari_point_defects.labels.counting import decided_counts, tabulated
+from napari_point_defects.labels.counting import LastEdit, decided_counts, last_edit, tabulated
 from napari_point_defects.labels.domain_fields import domain_fields
 from napari_point_defects.labels.images import (
     ImageEntry,
@@ -62,23 +62,6 @@ class Written:
     author: str
     cells: pd.DataFrame
     hexagons: pd.DataFrame
-
-
-class LastEdit(NamedTuple):
-    """Where the user left off.
-
-    Attributes
-    ----------
-    entry : ImageEntry
-    time : str
-        UTC in ISO 8601.
-    n_decided : int
-        Cells of that image that bear a decision.
-    """
-
-    entry: ImageEntry
-    time: str
-    n_decided: int
 
 
 class LabelStore:
@@ -215,14 +198,14 @@ class LabelStore:
 
     def find(self, image: StemImage) -> ImageEntry | None:
         """Return the entry of an image with these pixels, whatever its file is called."""
-        with schema.user_errors(self.path):
+        with schema.reading(self.path):
             return self.entry_of(content_hash(image.data))
 
     def images(self) -> list[ImageEntry]:
         """Return all images, in the order in which they were added."""
-        with schema.user_errors(self.path):
-            rows = self.connection.execute(f"{schema.SELECT_IMAGES} ORDER BY id").fetchall()
-        return [entry_of_row(row) for row in rows]
+        with schema.reading(self.path):
+            rows = self.connection.execute(schema.SELECT_IMAGES).fetchall()
+            return [entry_of_row(row) for row in rows]
 
     def read_image(self, entry: ImageEntry) -> StemImage:
         """Read an image's pixels.
@@ -236,12 +219,12 @@ class LabelStore:
 
     def cells(self, image_id: int) -> pd.DataFrame:
         """Return an image's cells, deleted ones included; see :mod:`~.labels.tables`."""
-        with schema.user_errors(self.path):
+        with schema.reading(self.path):
             return read_items(self.connection, CELLS, image_id)
 
     def hexagons(self, image_id: int) -> pd.DataFrame:
         """Return an image's hexagons, deleted ones included."""
-        with schema.user_errors(self.path):
+        with schema.reading(self.path):
             return read_items(self.connection, HEXAGONS, image_id)
 
     def write(
@@ -299,20 +282,13 @@ class LabelStore:
         ``after`` are rows as JSON. Predictions that nobody decided about share one line.
         """
         columns = ["kind", "item_id", "time", "author", "action", "before", "after", "weights"]
-        with schema.user_errors(self.path):
+        with schema.reading(self.path):
             if cell_id is None:
-                rows = self.connection.execute(
-                    "SELECT kind, item_id, time, author, action, before, after, weights "
-                    "FROM changes WHERE image_id = ? ORDER BY id",
-                    (image_id,),
-                ).fetchall()
+                rows = self.connection.execute(schema.SELECT_CHANGES, (image_id,)).fetchall()
             else:
-                rows = self.connection.execute(
-                    "SELECT kind, item_id, time, author, action, before, after, weights "
-                    "FROM changes WHERE image_id = ? AND kind = 'cell' AND item_id = ? ORDER BY id",
-                    (image_id, int(cell_id)),
-                ).fetchall()
-        return pd.DataFrame(rows, columns=columns).astype({"item_id": "Int64"})
+                values = (image_id, int(cell_id))
+                rows = self.connection.execute(schema.SELECT_CHANGES_OF_CELL, values).fetchall()
+            return pd.DataFrame(rows, columns=columns).astype({"item_id": "Int64"})
 
     def stats(self) -> pd.DataFrame:
         """Count the cells of each image, and of all together, by class and state.
@@ -323,12 +299,9 @@ class LabelStore:
             Six rows per image, then six with ``image_id`` −1 and image ``"all"``; columns
             ``image_id, image, label`` (``DefectClass`` code) and one per state.
         """
-        with schema.user_errors(self.path):
-            rows = self.connection.execute(
-                "SELECT image_id, label, state, COUNT(*) FROM cells "
-                "WHERE label IS NOT NULL GROUP BY image_id, label, state"
-            ).fetchall()
-        return tabulated(self.images(), rows)
+        with schema.reading(self.path):
+            rows = self.connection.execute(schema.COUNT_CELLS).fetchall()
+            return tabulated(self.images(), rows)
 
     def class_counts(self, image_ids: Iterable[int] | None = None) -> np.ndarray:
         """Count the decided cells of each class, shape (6,), in some images or in all."""
@@ -376,27 +349,12 @@ class LabelStore:
 
     def last_edited(self) -> LastEdit | None:
         """Return where somebody last decided something, or None in a store of mere predictions."""
-        with schema.user_errors(self.path):
-            row = self.connection.execute(
-                "SELECT image_id, time FROM changes WHERE item_id IS NOT NULL "
-                "ORDER BY id DESC LIMIT 1"
-            ).fetchone()
-        if row is None:
-            return None
-        image_id, time = row
-        (entry,) = (entry for entry in self.images() if entry.id == image_id)
-        with schema.user_errors(self.path):
-            (n_decided,) = self.connection.execute(
-                "SELECT COUNT(*) FROM cells WHERE image_id = ? AND label IS NOT NULL "
-                f"AND state IN ({', '.join('?' * len(DECIDED))})",
-                (image_id, *DECIDED),
-            ).fetchone()
-        return LastEdit(entry, time, n_decided)
+        with schema.reading(self.path):
+            return last_edit(self.connection, self.images())
 
     def entry_of(self, sha256: str) -> ImageEntry | None:
         """Return the image whose pixels have that hash."""
-        found = self.connection.execute(f"{schema.SELECT_IMAGES} WHERE sha256 = ?", (sha256,))
-        row = found.fetchone()
+        row = self.connection.execute(schema.SELECT_IMAGE, (sha256,)).fetchone()
         return None if row is None else entry_of_row(row)
 
     def _data_version(self) -> int:

@@ -16,6 +16,7 @@ import numpy as np
 from napari_point_defects import __version__, networks
 from napari_point_defects.analysis_settings import AnalysisSettings
 from napari_point_defects.errors import PointDefectsError
+from napari_point_defects.json_files import read_json
 from napari_point_defects.movies.frames import Frame, Refusal
 from napari_point_defects.outputs import atomic_write, write_json
 from napari_point_defects.records import Bending, Lattice, UnitCells
@@ -51,7 +52,7 @@ class FrameJournal:
         path = folder / _ABOUT
         if path.exists():
             try:
-                known = json.loads(path.read_text(encoding="utf-8"))
+                known = read_json(path)
             except (OSError, ValueError):
                 known = None
             if known == about:

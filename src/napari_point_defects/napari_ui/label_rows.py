@@ -5,13 +5,13 @@ The viewer's tables name classes and know no deleted rows; the store's have code
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from napari_point_defects.json_files import read_json
 from napari_point_defects.labels.tables import (
     CELLS,
     CORNER_COLUMNS,
@@ -218,7 +218,7 @@ def weights_version(settings: AnalysisSettings) -> str:
     """Return the version of the classifier's weights, from their model card."""
     path = settings.classifier_weights or SHIPPED["classifier"]
     try:
-        card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        card = read_json(path.with_suffix(".json"))
         return f"{path.stem}@{card['sha256'][:12]}"
     except (OSError, ValueError, KeyError, TypeError):
         return path.stem

@@ -189,12 +189,13 @@ class DataPanel(QWidget):
             entries = _or_problem(survey_labels, labels) if wants_labels and labels else []
             return counts, entries
 
-        self._task = task = Task("Count labels", work)
-        task.start(lambda: self._on_read(task, labels, wants_labels))
+        self._task, self._read_for = Task("Count labels", work), (labels, wants_labels)
+        # a method of this widget, which Qt forgets with it: a lambda would outlive it
+        self._task.start(self._on_read)
         self._show()
 
-    def _on_read(self, task: Task, labels: Path | None, wants_labels: bool) -> None:
-        self._task = None
+    def _on_read(self) -> None:
+        task, (labels, wants_labels), self._task = self._task, self._read_for, None
         counts, entries = task.result if task.result is not None else ({}, str(task.error))
         self._counts |= counts
         if wants_labels:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 from napari_point_defects import __version__
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.evaluation import BoxScores, ClassScores
+from napari_point_defects.json_files import read_json
 from napari_point_defects.outputs import check_outputs, write_json
 from napari_point_defects.retraining.settings import RetrainSettings
 from napari_point_defects.weights import Weights, load_weights, save_weights
@@ -114,7 +114,7 @@ def result_path(folder: Path, kind: str, preset: str) -> Path:
 def run_settings(folder: Path) -> RetrainSettings | None:
     """Return the settings of the run in a folder, or None where there is none."""
     try:
-        return RetrainSettings.model_validate(json.loads((folder / _RUN).read_text())["settings"])
+        return RetrainSettings.model_validate(read_json(folder / _RUN)["settings"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -218,7 +218,7 @@ def _result_of(folder: Path, kind: str) -> Path | None:
     """Return the weights of a finished run: their card tells what they were compared with."""
     for path in sorted(folder.glob(f"{kind}-*.safetensors")):
         try:
-            if "comparisons" in json.loads(path.with_suffix(".json").read_text())["metrics"]:
+            if "comparisons" in read_json(path.with_suffix(".json"))["metrics"]:
                 return path
         except (OSError, ValueError, KeyError, TypeError):
             continue

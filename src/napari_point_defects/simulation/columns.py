@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -237,10 +238,14 @@ def load_columns(
     if cached.is_file():
         return _decode(cached.read_text())
     columns = simulate_columns(material, microscope)
-    cached.parent.mkdir(parents=True, exist_ok=True)
     temporary = cached.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(encode_columns(columns, microscope))
-    temporary.replace(cached)
+    try:
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(encode_columns(columns, microscope))
+        temporary.replace(cached)
+    except OSError:  # a full disk or a folder that may not be written costs the time, not the run
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
     return columns
 
 

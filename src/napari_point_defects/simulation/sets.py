@@ -22,6 +22,7 @@ from napari_point_defects import __version__
 from napari_point_defects.cluster_worker import Needs
 from napari_point_defects.clusters import open_cluster
 from napari_point_defects.errors import PointDefectsError, Stopped
+from napari_point_defects.json_files import read_json
 from napari_point_defects.materials import get_material
 from napari_point_defects.simulation.columns import carry_columns, columns_to_carry
 from napari_point_defects.simulation.images import simulate_image, unknown_columns
@@ -72,7 +73,7 @@ def find_set(folder: Path) -> FoundSet | None:
     if not path.is_file():
         return None
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
         program = str(values.get("program", ""))
         alone = settings_alone(values, str(path))
         settings = TrainingSetSettings.model_validate(alone)

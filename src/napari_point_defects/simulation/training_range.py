@@ -150,7 +150,7 @@ def range_of_card(card: Mapping[str, Any]) -> TrainingRange | None:
     if isinstance(stated, Mapping):
         try:
             return _read(stated)
-        except (KeyError, TypeError, ValueError):
+        except (AttributeError, KeyError, TypeError, ValueError):
             return None
     record = card.get("training_set")
     return range_of_record(record) if isinstance(record, Mapping) else None

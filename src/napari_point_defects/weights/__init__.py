@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari_point_defects import __version__
 from napari_point_defects.errors import PointDefectsError
+from napari_point_defects.json_files import brief, read_json
 from napari_point_defects.materials import DefectClass
 
 if TYPE_CHECKING:
@@ -68,8 +69,15 @@ def save_weights(
         Version of the weights that training began with.
     training_range : dict, optional
         What the training set showed, in the terms in which an image is measured.
+
+    Raises
+    ------
+    PointDefectsError
+        If they cannot be written; former ones of that name stay as they are.
     """
     from safetensors.torch import save
+
+    from napari_point_defects.outputs import write_together  # here: it imports Pillow
 
     half = {
         name: (t.half() if t.is_floating_point() else t).contiguous() for name, t in tensors.items()
@@ -86,14 +94,11 @@ def save_weights(
         "metrics": metrics,
         "sha256": hashlib.sha256(content).hexdigest(),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for target, data in (
-        (path, content),
-        (path.with_suffix(".json"), (json.dumps(card, indent=2) + "\n").encode()),
-    ):
-        temporary = target.with_name(target.name + ".tmp")
-        temporary.write_bytes(data)
-        temporary.replace(target)
+    # together: on a full disk former weights must not be left with the card of others
+    targets = {"weights": path, "card": path.with_suffix(".json")}
+    with write_together(targets, overwrite=True) as temporary:
+        temporary["weights"].write_bytes(content)
+        temporary["card"].write_bytes((json.dumps(card, indent=2) + "\n").encode())
 
 
 def load_weights(kind: str, path: Path | None = None) -> Weights:
@@ -119,28 +124,28 @@ def load_weights(kind: str, path: Path | None = None) -> Weights:
     card_path = path.with_suffix(".json")
     try:
         content = path.read_bytes()
-        card = json.loads(card_path.read_text())
+        card = read_json(card_path)
         found, expected = hashlib.sha256(content).hexdigest(), card["sha256"]
-        card_kind, _ = card["kind"], card["settings"]
+        card_kind, _ = str(card["kind"]), card["settings"]
     except OSError as error:
         raise PointDefectsError(
             f"cannot read the weights {error.filename}: give a .safetensors file that has its "
             "model card (.json) beside it"
         ) from error
     except (ValueError, KeyError, TypeError) as error:
-        raise PointDefectsError(f"{card_path} is not a model card: {error!r}") from error
+        raise PointDefectsError(f"{card_path} is not a model card: {brief(error)}") from error
     if found != expected:
         raise PointDefectsError(
             f"{path} does not match the hash in its model card: get both files again"
         )
     if card_kind != kind:
-        raise PointDefectsError(f"{path} holds a {card_kind}, not a {kind}")
+        raise PointDefectsError(f"{path} holds a {card_kind[:40]}, not a {kind}")
     from safetensors import SafetensorError
     from safetensors.torch import load
 
     try:
         tensors = load(content)
     except SafetensorError as error:
-        raise PointDefectsError(f"{path} is not a safetensors file: {error}") from error
+        raise PointDefectsError(f"{path} is not a safetensors file: {brief(error)}") from error
     single = {k: t.float() if t.is_floating_point() else t for k, t in tensors.items()}
     return Weights(single, card, path)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from napari_point_defects.json_files import read_json
 from napari_point_defects.materials import MATERIALS, adopt_definitions
 from napari_point_defects.weights import SHIPPED
 
@@ -79,13 +79,17 @@ def with_current_warning(
 
 
 def _read_card(kind: str, path: Path | None) -> dict[str, Any]:
-    return json.loads((path or SHIPPED[kind]).with_suffix(".json").read_text(encoding="utf-8"))
+    return read_json((path or SHIPPED[kind]).with_suffix(".json"))
 
 
 def _listed(record: Any, key: str) -> Iterator[Any]:
     """Yield what a training set's record lists (of its labels) and what the sets in it do."""
     if not isinstance(record, Mapping):
         return
-    yield from record.get(key) or ()
-    for part in record.get("sets") or ():
-        yield from _listed(part, key)
+    for name in (key, "sets"):
+        listed = record.get(name)
+        for part in listed if isinstance(listed, list | tuple) else ():
+            if name == key:
+                yield part
+            else:
+                yield from _listed(part, key)
