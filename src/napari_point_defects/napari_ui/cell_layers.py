@@ -240,11 +240,12 @@ def mask_layer_data(
     colours = {i + 1: colour for i, colour in enumerate(class_colours(material).values())}
     colours[1] += "40"  # perfect cells show what was counted, and no more
     colormap = DirectLabelColormap(color_dict={None: "transparent", 0: "transparent", **colours})
+    labels = ["", *material.class_labels]
     kwargs = {
         "name": name,
         "colormap": colormap,
         "opacity": 0.4,
-        "features": pd.DataFrame({"index": range(7), "class": ["", *material.class_labels]}),
+        "features": pd.DataFrame({"index": range(len(labels)), "class": labels}),
         **place,
     }
     return mask, kwargs, "labels"
