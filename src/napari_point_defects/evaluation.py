@@ -14,12 +14,9 @@ from napari_point_defects.classification.training import confusion_matrix, mean_
 from napari_point_defects.detection.prediction import Detector
 from napari_point_defects.detection.training import match_boxes
 from napari_point_defects.errors import Stopped
-from napari_point_defects.materials import CHALCOGEN_SITES, METAL_SITES, DefectClass
+from napari_point_defects.materials import CHALCOGEN_SITES, CLASS_NAMES, METAL_SITES, DefectClass
 from napari_point_defects.records import Hexagons, Lattice, hexagon_boxes
 from napari_point_defects.training_set import UNLABELLED, LabelledImage
-
-CLASS_NAMES = ("Perfect", *(c.name.replace("_V_", "+V_") for c in list(DefectClass)[1:]))
-"""The six classes in order, as tables name them where the material may be any."""
 
 _MIN_SCORE = 0.5
 

@@ -83,6 +83,19 @@ CLASS_COLOURS = {
 }
 """Grey, red, yellow, blue, olive, purple: the paper's Fig. 1c."""
 
+CLASS_DESCRIPTIONS = {
+    DefectClass.PERFECT: "complete",
+    DefectClass.V_X1: "one {x} atom missing",
+    DefectClass.V_X2: "both {x} atoms of a column missing",
+    DefectClass.V_M: "the {m} atom missing",
+    DefectClass.V_X1_V_M: "one {x} and the {m} atom missing",
+    DefectClass.V_X2_V_M: "two {x} and the {m} atom missing",
+}
+"""Each class in words; ``{x}`` and ``{m}`` stand for the elements."""
+
+CLASS_NAMES = ("Perfect", *(c.name.replace("_V_", "+V_") for c in list(DefectClass)[1:]))
+"""The classes in order, as tables name them where the material may be any."""
+
 
 @dataclass(frozen=True, slots=True)
 class Material:

@@ -122,3 +122,6 @@ READERS: dict[str, Callable[[Path], list[SignalInfo]]] = {
     ".bmp": _read_picture,
 }
 """Reader of each extension that :func:`read_image` takes."""
+
+NOT_NAPARIS = (".dm3", ".dm4", ".emd", ".emi", ".mrc", ".ser")
+"""Extensions that napari asks this plugin to read; it reads the others itself."""

@@ -361,10 +361,23 @@ def require_classified(cells: UnitCells) -> None:
 
 
 def cell_classes(missing_chalcogens: np.ndarray, metal_missing: np.ndarray) -> np.ndarray:
-    """Return ``DefectClass`` values for arrays of missing X atoms (0–2) and missing M (bool)."""
+    """Return ``DefectClass`` values for arrays of missing X atoms (0–2) and missing M (bool).
+
+    :func:`missing_chalcogens` and :func:`missing_metals` take them apart again.
+    """
     return np.asarray(missing_chalcogens, int) + int(DefectClass.V_M) * np.asarray(
         metal_missing, int
     )
+
+
+def missing_chalcogens(classes: np.ndarray) -> np.ndarray:
+    """Return how many X atoms cells lack, of an array of ``DefectClass`` values, same shape."""
+    return np.asarray(classes) % int(DefectClass.V_M)
+
+
+def missing_metals(classes: np.ndarray) -> np.ndarray:
+    """Return whether cells lack their M atom (bool), of an array of ``DefectClass`` values."""
+    return np.asarray(classes) >= DefectClass.V_M
 
 
 def hexagon_boxes(centres: np.ndarray) -> np.ndarray:

@@ -22,7 +22,12 @@ from scipy import fft, ndimage
 from napari_point_defects.domains.casting import DomainMap
 from napari_point_defects.lattice_nodes import NodeGrid, lengths_a, node_grids
 from napari_point_defects.materials import CHALCOGEN_SITES, METAL_SITES, DefectClass
-from napari_point_defects.records import UnitCells, require_classified
+from napari_point_defects.records import (
+    UnitCells,
+    missing_chalcogens,
+    missing_metals,
+    require_classified,
+)
 
 REACH_A = 6.0
 """Distances up to which pairs are counted, in a."""
@@ -173,7 +178,7 @@ def spatial_statistics(
     require_classified(cells)
     grids = node_grids(cells, where)
     classes = cells.classes
-    chalcogen, metal = classes % 3 > 0, classes >= DefectClass.V_M
+    chalcogen, metal = missing_chalcogens(classes) > 0, missing_metals(classes)
     rng = np.random.default_rng(seed)
     pairs = _PairCounter(grids, len(cells), reach_a)
     cross = _PairCounter(grids, len(cells), reach_a, offset=_BOND)

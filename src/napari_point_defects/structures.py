@@ -18,11 +18,15 @@ from napari_point_defects.materials import (
     CHALCOGEN_SITES,
     LATTICE_VECTORS,
     METAL_SITES,
-    DefectClass,
     Material,
 )
 from napari_point_defects.outputs import atomic_write
-from napari_point_defects.records import UnitCells, require_classified
+from napari_point_defects.records import (
+    UnitCells,
+    missing_chalcogens,
+    missing_metals,
+    require_classified,
+)
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -158,10 +162,10 @@ def _atoms(
 
     middle = vectors_nm[2, 2] / 2
     half = material.chalcogen_distance_nm / 2
-    missing = classes % 3
+    missing, without_metal = missing_chalcogens(classes), missing_metals(classes)
     # the upper X goes last, the lower one first
     layers = (
-        (material.metal, "metal", 0.0, classes < DefectClass.V_M),
+        (material.metal, "metal", 0.0, ~without_metal),
         (material.chalcogen, "chalcogen", half, missing < 2),
         (material.chalcogen, "chalcogen", -half, missing < 1),
     )
@@ -184,7 +188,7 @@ def _atoms(
         "material": material.formula,
         "unit_cells": len(rows),
         "missing_chalcogens": int(missing.sum()),
-        "missing_metals": int((classes >= DefectClass.V_M).sum()),
+        "missing_metals": int(without_metal.sum()),
     }
     return atoms
 

@@ -18,7 +18,15 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import cKDTree
 
-_CLASSES = 6
+from napari_point_defects.materials import DefectClass
+
+_CLASSES = len(DefectClass)
+_PRESENT = tuple(
+    [["chalcogen_pair"], ["chalcogen_single"], []][c.missing_chalcogens]
+    + ([] if c.metal_missing else ["metal"])
+    for c in DefectClass
+)
+"""Kinds of column that a cell of each class shows."""
 _MOST_SWEEPS = 20
 
 
@@ -119,7 +127,7 @@ class IdealObserver:
         """Return the expected counts of an occupancy, shape (M, N)."""
         mean = np.zeros(self.counts.shape) + self.background
         for parts, cls in zip(self.parts, classes, strict=True):
-            for kind in _present(int(cls)):
+            for kind in _PRESENT[cls]:
                 where, stamp = parts[kind]
                 mean[where] += stamp
         return mean
@@ -209,7 +217,7 @@ class _CountedPixels:
         """Return the expected counts at these pixels."""
         mean = self.background.copy()
         for parts, cls in zip(self.parts, classes, strict=True):
-            for kind in _present(int(cls)):
+            for kind in _PRESENT[cls]:
                 pixels, values, _ = parts[kind]
                 mean[pixels] += values
         return mean
@@ -227,7 +235,7 @@ class _CountedPixels:
         for k in cells:
             each, total = np.zeros((_CLASSES, len(pixels))), np.zeros(_CLASSES)
             for kind, (reached, values, whole) in self.parts[k].items():
-                has = [c for c in range(_CLASSES) if kind in _present(c)]
+                has = [c for c in range(_CLASSES) if kind in _PRESENT[c]]
                 each[np.ix_(has, np.searchsorted(pixels, reached))] += values
                 total[has] += whole
             images.append(each)
@@ -242,9 +250,3 @@ def _at_counted(
     found = place[where]
     here = found >= 0
     return found[here], stamp[here], float(stamp.sum())
-
-
-def _present(cls: int) -> list[str]:
-    """Kinds of column that a cell of that class shows."""
-    kinds = {0: ["chalcogen_pair"], 1: ["chalcogen_single"], 2: []}[cls % 3]
-    return kinds + (["metal"] if cls < 3 else [])

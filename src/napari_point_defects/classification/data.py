@@ -12,7 +12,13 @@ from torch.utils.data import Dataset
 from napari_point_defects.classification.model import ClassifierSettings, cell_inputs
 from napari_point_defects.materials import CHALCOGEN_SITES, METAL_SITES, DefectClass
 from napari_point_defects.occupancy.evidence import ColumnEvidence
-from napari_point_defects.records import Lattice, UnitCells, cell_classes
+from napari_point_defects.records import (
+    Lattice,
+    UnitCells,
+    cell_classes,
+    missing_chalcogens,
+    missing_metals,
+)
 from napari_point_defects.training_set import UNLABELLED, LabelledImage, TrainingSet
 from napari_point_defects.training_views import frame_turn
 
@@ -141,7 +147,7 @@ def turn(item: LabelledImage, *, turns: int, mirror: bool) -> tuple[Lattice, Uni
     found = distance < 0.3 * lattice.a_px
     metal = metal[found]
     ours, theirs = item.classes[found], item.classes[metal]
-    classes = cell_classes(ours % 3, theirs >= DefectClass.V_M)
+    classes = cell_classes(missing_chalcogens(ours), missing_metals(theirs))
     classes[(ours == UNLABELLED) | (theirs == UNLABELLED)] = UNLABELLED
     cells = UnitCells.unclassified(
         item.chalcogen_px[found], item.metal_px[metal], np.full(found.sum(), 2)

@@ -17,13 +17,13 @@ _SMALL_PX = 3
 """Sides up to which a stage's convolutions become matrix products."""
 
 
-def for_prediction(network: ResNet, side: int) -> nn.Module:
+def for_prediction(network: nn.Module, side: int) -> nn.Module:
     """Return a network that predicts as the given one does, faster on a processor.
 
     Parameters
     ----------
-    network : ResNet
-        ResNet-18, trained; it is not changed.
+    network : nn.Module
+        Trained; it is not changed. Only a ResNet-18 is rearranged: of another nothing is known.
     side : int
         Of the inputs, in pixels.
 
@@ -32,6 +32,8 @@ def for_prediction(network: ResNet, side: int) -> nn.Module:
     nn.Module
         Takes inputs (N, C, side, side), gives logits (N, 6); evaluation only.
     """
+    if not isinstance(network, ResNet):
+        return network.to(memory_format=torch.channels_last).eval()
     network = folded(network)
     # stem, pooling and the stages two and three halve it, the odd pixel kept
     small = side

@@ -1,7 +1,8 @@
-"""CNN-2: a ResNet-18 on the crops of one cell, and its presets."""
+"""CNN-2: the networks that judge the crops of one cell, a ResNet-18 above all, and the presets."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -16,6 +17,7 @@ from napari_point_defects.classification.crops import (
     normalise_windows,
 )
 from napari_point_defects.devices import FitSettings
+from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.materials import DefectClass
 from napari_point_defects.netcasting import ALPHA, BETA
 from napari_point_defects.records import Lattice, UnitCells
@@ -28,6 +30,7 @@ class ClassifierSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     preset: str = Field("compact", description="Name of the preset")
+    network: str = Field("resnet18", description="Name of the network, a key of NETWORKS")
     crop: Literal["window", "bond1", "bond2"] = Field(
         "window", description="Wide window, or the paper's one- or two-channel unit cell"
     )
@@ -66,8 +69,7 @@ def input_channels(settings: ClassifierSettings) -> int:
     return 1 if settings.crop == "bond1" else 2
 
 
-def build_classifier(settings: ClassifierSettings) -> nn.Module:
-    """Return an untrained ResNet-18 for the settings' input."""
+def _resnet18(settings: ClassifierSettings) -> nn.Module:
     network = resnet18(num_classes=len(DefectClass))
     channels = input_channels(settings)
     if settings.crop == "window":
@@ -76,6 +78,28 @@ def build_classifier(settings: ClassifierSettings) -> nn.Module:
     else:
         network.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
     return network
+
+
+NETWORKS: dict[str, Callable[[ClassifierSettings], nn.Module]] = {"resnet18": _resnet18}
+"""Builds each network, untrained, for the settings' input.
+
+It takes (N, :func:`input_channels`, side, side) and gives a logit per ``DefectClass``, (N, 6).
+"""
+
+
+def build_classifier(settings: ClassifierSettings) -> nn.Module:
+    """Return the untrained network that the settings name.
+
+    Raises
+    ------
+    PointDefectsError
+        If there is no such network.
+    """
+    if settings.network not in NETWORKS:
+        raise PointDefectsError(
+            f"unknown network {settings.network!r}: choose one of {', '.join(NETWORKS)}"
+        )
+    return NETWORKS[settings.network](settings)
 
 
 def cell_inputs(

@@ -28,7 +28,10 @@ ImageOption = Annotated[
 ]
 PresetOption = Annotated[
     str | None,
-    typer.Option(help="compact or paper; by default compact, with --labels that of the weights"),
+    typer.Option(
+        help="compact, paper or another; a wrong name lists them; by default compact, with "
+        "--labels that of the weights"
+    ),
 ]
 EpochsOption = Annotated[int | None, typer.Option(min=1, help="Passes, in place of the preset's")]
 ImagesOption = Annotated[int | None, typer.Option(min=1, help="Images drawn per epoch")]
@@ -103,13 +106,7 @@ def train_classifier(
     data: DataOption = None,
     labels: LabelsOption = None,
     image: ImageOption = None,
-    preset: Annotated[
-        str | None,
-        typer.Option(
-            help="compact, paper or paper-1channel; by default compact, with --labels that of "
-            "the weights"
-        ),
-    ] = None,
+    preset: PresetOption = None,
     epochs: EpochsOption = None,
     images_per_epoch: ImagesOption = None,
     learning_rate: RateOption = None,

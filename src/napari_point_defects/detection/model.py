@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 
 from napari_point_defects.devices import FitSettings
@@ -33,7 +34,8 @@ class DetectorSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    preset: str = Field("compact", description="Name of the preset: compact or paper")
+    preset: str = Field("compact", description="Name of the preset")
+    network: str = Field("compact", description="Name of the network, a key of NETWORKS")
     target: Literal["hexagon", "cell"] = Field(
         "hexagon",
         description="What is found: hexagons, or unit cells directly, which the paper compares",
@@ -49,6 +51,14 @@ class DetectorSettings(BaseModel):
     )
     fit: FitSettings = FitSettings()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _network_of_older_cards(cls, values: Any) -> Any:
+        """Model cards told the network by the preset's name alone."""
+        if isinstance(values, dict) and values.get("preset") == "paper":
+            return {"network": "paper", **values}
+        return values
+
     @property
     def box_size(self) -> np.ndarray:
         """Height and width of what is found, in a."""
@@ -62,6 +72,7 @@ DETECTOR_PRESETS = {
     # Methods: 512 x 512 input, anchors 8-128 x 0.5, 1, 2, 800 detections, Adam 1e-4, 40 epochs.
     "paper": DetectorSettings(
         preset="paper",
+        network="paper",
         pixels_per_a=19.0,
         train_crop_px=512,
         fit=FitSettings(epochs=40, batch_images=2, learning_rate=1e-4, weight_decay=0, patience=40),
@@ -92,14 +103,17 @@ def build_detector(settings: DetectorSettings) -> FasterRCNN:
     Raises
     ------
     PointDefectsError
-        If the ImageNet weights' file does not fit the backbone.
+        If there is no such network, or the ImageNet weights' file does not fit the backbone.
     """
     common = {
         "num_classes": 2,
         "box_detections_per_img": settings.most_detections,
     }
-    build = _build_paper if settings.preset == "paper" else _build_compact
-    network = build(settings, common)
+    if settings.network not in NETWORKS:
+        raise PointDefectsError(
+            f"unknown network {settings.network!r}: choose one of {', '.join(NETWORKS)}"
+        )
+    network = NETWORKS[settings.network].build(settings, common)
     network.transform = _NoResize(
         settings.tile_px,
         settings.tile_px,
@@ -168,9 +182,32 @@ class _Predictor(nn.Module):
         return self.scores(x), self.boxes(x)
 
 
+class DetectorNetwork(NamedTuple):
+    """How one network is built, and what it looks at.
+
+    Attributes
+    ----------
+    build : callable
+        Takes the settings and the arguments common to all, returns a Faster R-CNN, untrained.
+    channels : int
+        Of its input; the image is repeated.
+    """
+
+    build: Callable[[DetectorSettings, dict[str, Any]], FasterRCNN]
+    channels: int
+
+
+NETWORKS = {
+    "compact": DetectorNetwork(_build_compact, channels=1),
+    # MobileNetV2 as published expects photographs
+    "paper": DetectorNetwork(_build_paper, channels=3),
+}
+"""The networks by name."""
+
+
 def input_channels(settings: DetectorSettings) -> int:
-    """Return 3 for the paper's network, which expects photographs, else 1."""
-    return 3 if settings.preset == "paper" else 1
+    """Return how many channels the settings' network looks at."""
+    return NETWORKS[settings.network].channels
 
 
 def _load_backbone(backbone: nn.Module, path: Path) -> None:

@@ -16,7 +16,7 @@ from scipy.ndimage import binary_erosion, gaussian_filter, map_coordinates
 
 from napari_point_defects.materials import LATTICE_VECTORS
 from napari_point_defects.measurement.background import local_background
-from napari_point_defects.records import Lattice, UnitCells
+from napari_point_defects.records import Lattice, UnitCells, missing_chalcogens, missing_metals
 
 TABLE = 256
 """Samples along each side of a tabulated mean cell: fine enough to look up the nearest."""
@@ -374,4 +374,4 @@ def whole_columns(cells: UnitCells) -> np.ndarray:
     known = np.isfinite(cells.probabilities).all(axis=1)
     classes = np.zeros(len(cells), int)
     classes[known] = cells.classes[known]
-    return np.stack([classes % 3 == 0, classes < 3], axis=1)
+    return np.stack([missing_chalcogens(classes) == 0, ~missing_metals(classes)], axis=1)

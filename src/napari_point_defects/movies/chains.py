@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-N_CLASSES = 6
+from napari_point_defects.materials import DefectClass
+
+N_CLASSES = len(DefectClass)
 _CHALCOGEN_PRIOR = np.array(
     [[1 - 1.2e-3, 1e-3, 2e-4], [1e-3, 1 - 2e-3, 1e-3], [2e-4, 1e-3, 1 - 1.2e-3]]
 )

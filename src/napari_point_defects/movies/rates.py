@@ -9,13 +9,14 @@ that of Brown, Cai and DasGupta (Ann. Statist. 30 (2002) 160) for a Poisson mean
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from scipy.interpolate import CubicSpline
 
-from napari_point_defects.movies.chains import N_CLASSES
+from napari_point_defects.materials import DefectClass
 from napari_point_defects.movies.events import Event
 from napari_point_defects.movies.histories import Histories, Looks, log_likelihoods
 
@@ -24,16 +25,25 @@ _FINE = 2001
 _BARN_NM2 = 1e-10
 
 
-def _which(change) -> np.ndarray:
-    table = [[change(i % 3, i // 3, j % 3, j // 3) for j in range(N_CLASSES)] for i in range(6)]
-    return np.array(table, bool)
+def _which(change: Callable[[int, int, int, int], bool]) -> tuple[np.ndarray, tuple[int, ...]]:
+    table = np.array(
+        [
+            [
+                change(a.missing_chalcogens, a.metal_missing, b.missing_chalcogens, b.metal_missing)
+                for b in DefectClass
+            ]
+            for a in DefectClass
+        ],
+        bool,
+    )
+    return table, tuple(np.flatnonzero(table.any(axis=1)).tolist())
 
 
 KINDS: dict[str, tuple[np.ndarray, tuple[int, ...]]] = {
-    "cells becoming defective": (_which(lambda x, m, y, n: x + m == 0 and y + n > 0), (0,)),
-    "X atoms lost": (_which(lambda x, m, y, n: y > x), (0, 1, 3, 4)),
-    "M atoms lost": (_which(lambda x, m, y, n: n > m), (0, 1, 2)),
-    "cells healing": (_which(lambda x, m, y, n: x + m > 0 and y + n == 0), (1, 2, 3, 4, 5)),
+    "cells becoming defective": _which(lambda x, m, y, n: x + m == 0 and y + n > 0),
+    "X atoms lost": _which(lambda x, m, y, n: y > x),
+    "M atoms lost": _which(lambda x, m, y, n: n > m),
+    "cells healing": _which(lambda x, m, y, n: x + m > 0 and y + n == 0),
 }
 """Which changes each rate counts, and the classes that can undergo them."""
 

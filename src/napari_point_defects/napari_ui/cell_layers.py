@@ -246,11 +246,12 @@ def mask_layer_data(
     mask: np.ndarray, material: Material, name: str, place: dict[str, Any]
 ) -> LayerDataTuple:
     """Describe the Labels layer of a cell mask: data, keyword arguments, type."""
+    labels = ["", *material.class_labels]
     kwargs = {
         "name": name,
         "colormap": mask_colormap(),
         "opacity": 0.4,
-        "features": pd.DataFrame({"index": range(7), "class": ["", *material.class_labels]}),
+        "features": pd.DataFrame({"index": range(len(labels)), "class": labels}),
         **place,
     }
     return mask, kwargs, "labels"

@@ -11,18 +11,9 @@ from qtpy.QtGui import QColor, QFont, QIcon, QPainter, QPixmap
 from qtpy.QtWidgets import QCheckBox, QGridLayout, QLabel, QSizePolicy, QToolButton, QWidget
 
 from napari_point_defects.census import NM2_PER_CM2, Census, count_interval
-from napari_point_defects.materials import Material
+from napari_point_defects.materials import CLASS_DESCRIPTIONS, Material
 from napari_point_defects.napari_ui.cell_layers import class_colours
 from napari_point_defects.palettes import colours_in_use
-
-_DESCRIPTIONS = (
-    "complete",
-    "one {x} atom missing",
-    "both {x} atoms of a column missing",
-    "the {m} atom missing",
-    "one {x} and the {m} atom missing",
-    "two {x} and the {m} atom missing",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +41,8 @@ def legend_rows(census: Census) -> dict[str, LegendRow]:
     """Write a census as rows of the legend, by class name."""
     material, area_nm2 = census.material, census.area_nm2
     rows = {}
-    counted = zip(material.class_labels, census.counts, census.unsure, _DESCRIPTIONS, strict=True)
+    texts = CLASS_DESCRIPTIONS.values()
+    counted = zip(material.class_labels, census.counts, census.unsure, texts, strict=True)
     for label, count, unsure, words in counted:
         words = words.format(x=material.chalcogen, m=material.metal)
         if not census.n_cells:

@@ -12,12 +12,11 @@ from napari_point_defects import io
 from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.napari_ui.image_layers import image_layer_data
 from napari_point_defects.napari_ui.movie_layers import stack_layer_data
+from napari_point_defects.readers import NOT_NAPARIS
 from napari_point_defects.stacks import open_stack
 
 if TYPE_CHECKING:
     from napari.types import LayerDataTuple
-
-SUFFIXES = (".dm3", ".dm4", ".emd", ".emi", ".mrc", ".ser")
 
 
 def get_reader(
@@ -25,7 +24,7 @@ def get_reader(
 ) -> Callable[[str | Sequence[str]], list[LayerDataTuple]] | None:
     """Return the reader if it knows the file's type; napari calls it."""
     paths = [path] if isinstance(path, str) else list(path)
-    if not paths or any(Path(p).suffix.lower() not in SUFFIXES for p in paths):
+    if not paths or any(Path(p).suffix.lower() not in NOT_NAPARIS for p in paths):
         return None
     return read
 

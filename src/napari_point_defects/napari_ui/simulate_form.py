@@ -8,7 +8,7 @@ from typing import Any
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QVBoxLayout, QWidget
 
-from napari_point_defects.materials import DefectClass, get_material
+from napari_point_defects.materials import CLASS_NAMES, get_material
 from napari_point_defects.napari_ui.material_editors import MaterialsEditor
 from napari_point_defects.napari_ui.settings_form import (
     SettingsForm,
@@ -57,7 +57,7 @@ def class_names(materials: Sequence[str] = ()) -> tuple[str, ...]:
     """Return the six classes' names, with elements where there is but one material."""
     if len(set(materials)) == 1:
         return get_material(materials[0]).class_labels
-    return ("Perfect", *(c.name.replace("_V_", "+V_") for c in list(DefectClass)[1:]))
+    return CLASS_NAMES
 
 
 _CHOICES = {

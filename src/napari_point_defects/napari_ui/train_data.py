@@ -21,7 +21,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_point_defects.errors import PointDefectsError
-from napari_point_defects.materials import DefectClass
+from napari_point_defects.materials import CLASS_NAMES, DefectClass
 from napari_point_defects.napari_ui.run_panel import WARNING_STYLE
 from napari_point_defects.napari_ui.settings_form import FileField
 from napari_point_defects.napari_ui.tasks import Task
@@ -250,8 +250,6 @@ class DataPanel(QWidget):
 
 def counts_table(labelled: np.ndarray, simulated: np.ndarray) -> str:
     """Write how many cells there are of each class, as rich text."""
-    from napari_point_defects.evaluation import CLASS_NAMES
-
     head = (
         "<tr><td></td><td><b>to learn</b></td><th>&nbsp;labelled</th><th>&nbsp;simulated</th></tr>"
     )
@@ -267,8 +265,6 @@ def counts_table(labelled: np.ndarray, simulated: np.ndarray) -> str:
 
 def few_examples(labelled: np.ndarray, simulated: np.ndarray, has_sets: bool) -> str:
     """Say which classes have few examples; empty where all have enough."""
-    from napari_point_defects.evaluation import CLASS_NAMES
-
     if not labelled.any() and not has_sets:
         return "Add a simulated set, or a project folder with labels."
     if labelled.any():

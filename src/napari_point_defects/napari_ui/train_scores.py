@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from qtpy.QtWidgets import QComboBox, QLabel, QVBoxLayout, QWidget
 
+from napari_point_defects.materials import CLASS_NAMES
 from napari_point_defects.napari_ui.colours import palette_news
 from napari_point_defects.napari_ui.plot_view import PlotView
 from napari_point_defects.palettes import colours_in_use
@@ -157,8 +158,6 @@ def detector_headline(before: BoxScores, after: BoxScores, start: str) -> str:
 
 def class_table(before: ClassScores, after: ClassScores) -> str:
     """Write precision, recall and F1 of every class, before → after, as rich text."""
-    from napari_point_defects.evaluation import CLASS_NAMES
-
     rows = [_row("th", "", "class", "precision", "recall", "F1", "cells")]
     colours = colours_in_use().values()
     for c, (name, colour) in enumerate(zip(CLASS_NAMES, colours, strict=True)):

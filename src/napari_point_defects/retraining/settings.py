@@ -15,7 +15,7 @@ from napari_point_defects.errors import PointDefectsError
 from napari_point_defects.weights import Weights, load_weights
 
 PRESETS = {"classifier": CLASSIFIER_PRESETS, "detector": DETECTOR_PRESETS}
-NETWORKS = {"classifier": ClassifierSettings, "detector": DetectorSettings}
+SETTINGS = {"classifier": ClassifierSettings, "detector": DetectorSettings}
 
 _GENTLE = {
     "classifier": FINE_TUNING,
@@ -152,7 +152,7 @@ def network_settings(
             raise PointDefectsError(f"unknown preset {name!r}: choose one of {', '.join(presets)}")
         network = presets[name]
     else:
-        network = NETWORKS[settings.kind].model_validate(start.card["settings"])
+        network = SETTINGS[settings.kind].model_validate(start.card["settings"])
     fit = default_fit(settings.kind, network.preset, settings.is_fine_tuning) or network.fit
     given = {
         name: value

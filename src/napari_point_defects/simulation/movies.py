@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from scipy import ndimage
 
 from napari_point_defects.materials import LATTICE_VECTORS, DefectClass, get_material
-from napari_point_defects.records import Lattice
+from napari_point_defects.records import Lattice, missing_chalcogens, missing_metals
 from napari_point_defects.simulation.columns import MicroscopeSettings
 from napari_point_defects.simulation.noise import NoiseSettings, add_noise
 from napari_point_defects.simulation.scenes import (
@@ -148,9 +148,9 @@ class SimulatedMovie:
         jitter = rng.normal(0, scene.jitter_a * scene.a_px, shape[0])
         clean = superposer.render(
             {
-                "metal": metal[classes < DefectClass.V_M],
-                "chalcogen_pair": chalcogen[classes % 3 == 0],
-                "chalcogen_single": chalcogen[classes % 3 == 1],
+                "metal": metal[~missing_metals(classes)],
+                "chalcogen_pair": chalcogen[missing_chalcogens(classes) == 0],
+                "chalcogen_single": chalcogen[missing_chalcogens(classes) == 1],
             },
             jitter if scene.jitter_a else None,
         )
@@ -180,7 +180,7 @@ class SimulatedMovie:
         """Draw what becomes of every cell."""
         plan = self.plan
         rates = np.array(plan.scene.defect_rates)
-        state = rng.choice(6, size=size, p=[1 - rates.sum(), *rates]).astype(np.int8)
+        state = rng.choice(len(DefectClass), size=size, p=[1 - rates.sum(), *rates]).astype(np.int8)
         history = np.empty((plan.frames, *size), np.int8)
         history[0] = state
         for index in range(1, plan.frames):

@@ -18,7 +18,7 @@ from napari_point_defects.materials import (
     DefectClass,
     get_material,
 )
-from napari_point_defects.records import Lattice
+from napari_point_defects.records import Lattice, missing_chalcogens, missing_metals
 from napari_point_defects.simulation.columns import MicroscopeSettings, load_columns
 from napari_point_defects.simulation.superposition import Blur, Superposer
 
@@ -149,10 +149,10 @@ def make_scene(
     metal = bend(lattice.to_image(nodes + CELL_METAL))
     if classes is None:
         rates = np.array(settings.defect_rates)
-        classes = rng.choice(6, size=len(nodes), p=[1 - rates.sum(), *rates])
+        classes = rng.choice(len(DefectClass), size=len(nodes), p=[1 - rates.sum(), *rates])
     inside = _material_mask(settings, rng)
-    missing_x = classes % 3
-    has_metal = classes < DefectClass.V_M
+    missing_x = missing_chalcogens(classes)
+    has_metal = ~missing_metals(classes)
     in_x, in_m = inside(chalcogen), inside(metal)
     superposer = _superposer(
         shape,

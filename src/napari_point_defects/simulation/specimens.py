@@ -23,7 +23,7 @@ from napari_point_defects.analysed_area import (
     VACUUM,
 )
 from napari_point_defects.materials import BOND, DefectClass, get_material
-from napari_point_defects.records import Lattice
+from napari_point_defects.records import Lattice, missing_chalcogens, missing_metals
 from napari_point_defects.simulation.columns import MicroscopeSettings, load_columns
 from napari_point_defects.simulation.scenes import (
     CELL_CHALCOGEN,
@@ -240,7 +240,7 @@ def _grow(lattice, shape, rates, ground, number, rng) -> _Crystal:
     chalcogen = lattice.to_image(nodes + CELL_CHALCOGEN)
     metal = lattice.to_image(nodes + CELL_METAL)
     share = np.array(rates)
-    classes = rng.choice(6, size=len(nodes), p=[1 - share.sum(), *share])
+    classes = rng.choice(len(DefectClass), size=len(nodes), p=[1 - share.sum(), *share])
     return _Crystal(
         lattice,
         chalcogen,
@@ -267,8 +267,8 @@ def _columns(crystals: list[_Crystal]) -> dict[str, np.ndarray]:
     """Positions of all columns by kind."""
     parts: dict[str, list[np.ndarray]] = {"metal": [], "chalcogen_pair": [], "chalcogen_single": []}
     for c in crystals:
-        missing = c.classes % 3
-        parts["metal"].append(c.metal[c.has_metal & (c.classes < DefectClass.V_M)])
+        missing = missing_chalcogens(c.classes)
+        parts["metal"].append(c.metal[c.has_metal & ~missing_metals(c.classes)])
         parts["chalcogen_pair"].append(c.chalcogen[c.has_chalcogen & (missing == 0)])
         parts["chalcogen_single"].append(c.chalcogen[c.has_chalcogen & (missing == 1)])
     return {name: np.concatenate(points) for name, points in parts.items()}

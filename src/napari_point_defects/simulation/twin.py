@@ -16,9 +16,9 @@ from napari_point_defects.analysed_area import FIRST_CODE
 from napari_point_defects.domains.casting import DomainMap
 from napari_point_defects.lattice_nodes import CELL_MIDDLE
 from napari_point_defects.matching import nearest
-from napari_point_defects.materials import DefectClass, Material
+from napari_point_defects.materials import Material
 from napari_point_defects.measured import Measurement
-from napari_point_defects.records import UnitCells
+from napari_point_defects.records import UnitCells, missing_chalcogens, missing_metals
 from napari_point_defects.simulation.columns import MicroscopeSettings, load_columns
 from napari_point_defects.simulation.scenes import CELL_CHALCOGEN, CELL_METAL, lattice_nodes
 from napari_point_defects.simulation.superposition import Blur, Superposer
@@ -149,9 +149,9 @@ def _render(
 def _columns(shape: tuple[int, int], cells: UnitCells, where: DomainMap) -> dict[str, np.ndarray]:
     """Return positions of every kind of column: of the cells, and whole ones around them."""
     classes, own = cells.classes, where.of_cells(cells)
-    missing = classes % 3
+    missing = missing_chalcogens(classes)
     found = {kind: [cells.chalcogen_px[missing == n]] for n, kind in _CHALCOGENS.items()}
-    found["metal"] = [cells.metal_px[classes < DefectClass.V_M]]
+    found["metal"] = [cells.metal_px[~missing_metals(classes)]]
     for domain in where.domains:
         nodes = lattice_nodes(domain.lattice, shape)
         there = domain.lattice.to_canonical(cells.centres_px[own == domain.number])

@@ -16,7 +16,7 @@ from napari_point_defects.baselines.fcn.model import (
     FcnSettings,
 )
 from napari_point_defects.canonical import to_canonical_image
-from napari_point_defects.materials import DefectClass
+from napari_point_defects.records import missing_chalcogens, missing_metals
 from napari_point_defects.training_set import UNLABELLED, LabelledImage
 from napari_point_defects.training_views import cut_square, misjudge, square_corner
 
@@ -91,8 +91,8 @@ def pixel_classes(
     ndarray of shape (M, N), int64
     """
     found = np.full(shape, BACKGROUND)
-    there = np.where(classes >= DefectClass.V_M, NO_METAL, METAL)
-    for points, values in ((metal, there), (chalcogen, PAIR + classes % 3)):
+    there = np.where(missing_metals(classes), NO_METAL, METAL)
+    for points, values in ((metal, there), (chalcogen, PAIR + missing_chalcogens(classes))):
         rows, columns, owner = disc_pixels(shape, points, radius_px)
         found[rows, columns] = values[owner]
     return found
