@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ast
 import errno
+import gc
 import os
 import sqlite3
 import subprocess
 import sys
+import tracemalloc
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -30,8 +32,8 @@ from napari_point_defects.labels.images import safe_path
 from napari_point_defects.labels.store import LabelStore
 from napari_point_defects.labels.tables import table_changes
 from napari_point_defects.materials import get_material
-from napari_point_defects.outputs import write_json, write_together
-from napari_point_defects.records import StemImage
+from napari_point_defects.outputs import write_json, write_overlay, write_together
+from napari_point_defects.records import Lattice, StemImage, UnitCells
 from napari_point_defects.simulation.noise import NoiseSettings, add_noise
 from napari_point_defects.simulation.scenes import SceneSettings, make_scene
 from napari_point_defects.stacks import open_stack
@@ -298,6 +300,22 @@ def test_reading_leaves_no_file_open(tmp_path):
     read_image(path)
     with h5py.File(path, "r+") as file:  # HDF5 refuses what is open for reading
         file.attrs["seen"] = 1
+
+
+def test_overlays_leave_no_pictures_behind(tmp_path):
+    lattice = Lattice(np.zeros(2), np.array([[0.0, -30.0], [30.0, 0.0]]))
+    cells = UnitCells(np.array([[100.0, 90]]), np.array([[100.0, 110]]), np.ones(1), np.eye(6)[[1]])
+    image = StemImage(np.random.default_rng(0).normal(size=(256, 256)).astype(np.float32))
+    sizes = []
+    tracemalloc.start()
+    try:
+        for _ in range(4):
+            write_overlay(image, cells, lattice, get_material("MoS2"), tmp_path / "a.png", True)
+            gc.collect()
+            sizes.append(tracemalloc.get_traced_memory()[0] / 2**20)
+    finally:
+        tracemalloc.stop()
+    assert sizes[-1] - sizes[0] < 5  # a picture is 10 MB
 
 
 # --- threads ---------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import os
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -221,7 +222,7 @@ def draw_overlay(
     pixels = np.asarray(resized.convert("RGBA"))
     if where is not None and where.area is not None:
         pixels = _hatched(pixels, where.area, round(8 * unit))
-    figure.add_artist(_copied(pixels, legend_height))
+    figure.add_artist(_copied()(pixels, legend_height))  # below the axes
     points = 0.72 * unit  # one figure pixel is 0.72 points
     outline_width = 0.72 * np.clip(lattice.a_px * zoom / 12, 1.5, 4)
     outlines = cell_outlines_px(cells, where or lattice)[..., ::-1]
@@ -290,25 +291,31 @@ def draw_overlay(
     return figure
 
 
-def _copied(pixels: np.ndarray, bottom: int) -> Artist:
-    """Return a picture (H, W, 4) that is copied into a figure pixel by pixel, below the axes.
+@cache
+def _copied() -> type[Artist]:
+    """Return a kind of artist: a picture (H, W, 4) copied into a figure pixel by pixel.
 
     ``imshow`` would take twenty times the memory, and ``figimage`` resample it nevertheless.
+    Made once: Matplotlib never forgets a kind of artist, nor what its methods refer to.
     """
     from matplotlib.artist import Artist
 
     class Copied(Artist):
         zorder = -1
 
+        def __init__(self, pixels: np.ndarray, bottom: int) -> None:
+            super().__init__()
+            self._pixels, self._bottom = pixels, bottom
+
         def get_array(self) -> np.ndarray:
-            return pixels
+            return self._pixels
 
         def draw(self, renderer) -> None:
             context = renderer.new_gc()
-            renderer.draw_image(context, 0, bottom, np.ascontiguousarray(pixels[::-1]))
+            renderer.draw_image(context, 0, self._bottom, np.ascontiguousarray(self._pixels[::-1]))
             context.restore()
 
-    return Copied()
+    return Copied
 
 
 def _hatched(pixels: np.ndarray, area: AnalysedArea, width: int) -> np.ndarray:
