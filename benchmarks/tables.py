@@ -49,7 +49,7 @@ def accuracy_tables(report: dict) -> dict[str, str]:
 
 
 def speed_tables(report: dict) -> dict[str, str]:
-    """What was aimed at, and seconds and memory by the image's size."""
+    """What was aimed at, seconds and memory by the image's size, and others on the same image."""
     aims = [
         [name, f"{row['measured']:g}", f"{row['aim']:g}", "yes" if row["met"] else "no"]
         for name, row in report["targets"].items()
@@ -71,7 +71,20 @@ def speed_tables(report: dict) -> dict[str, str]:
             ]
         )
     heads = ["pixels", "cells", "seconds", *_STAGES, "seconds per megapixel", "memory [MB]"]
-    return found | {"speed-sizes": table(heads, rows)}
+    found["speed-sizes"] = table(heads, rows)
+    if rivals := report.get("rivals"):
+        rows = [
+            [
+                name,
+                f"{row['wall_seconds']:.2f}",
+                f"{row['cpu_seconds']:.2f}",
+                f"{row['times_this_program']:.2f}",
+            ]
+            for name, row in rivals["methods"].items()
+        ]
+        heads = ["", "seconds", "of processor", "times this program"]
+        found["speed-rivals"] = table(heads, rows)
+    return found
 
 
 _STAGES = {
