@@ -10,8 +10,7 @@ import struct
 from pathlib import Path
 from typing import BinaryIO
 
-from napari_point_defects.errors import PointDefectsError
-from napari_point_defects.signals import SignalInfo, read_rosettasciio
+from napari_point_defects.signals import SignalInfo, damaged, read_rosettasciio
 
 _GROUP, _DATA = 20, 21
 _STRUCT, _STRING, _ARRAY = 15, 18, 20
@@ -35,7 +34,7 @@ def read_dm(path: Path) -> list[SignalInfo]:
         try:
             _Walk(file, path.stat().st_size).walk()
         except (_Impossible, struct.error) as error:
-            raise PointDefectsError(f"{path.name} is damaged or cut short: copy it anew") from error
+            raise damaged(path) from error
     return read_rosettasciio(path, module="digitalmicrograph")
 
 

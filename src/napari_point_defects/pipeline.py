@@ -25,7 +25,7 @@ from napari_point_defects.domains.casting import (
 )
 from napari_point_defects.domains.report import area_notes
 from napari_point_defects.domains.segmentation import find_domains
-from napari_point_defects.errors import PointDefectsError, Stopped
+from napari_point_defects.errors import PointDefectsError, stop_if
 from napari_point_defects.lattice import find_lattice, turned_like
 from napari_point_defects.materials import Material, get_material
 from napari_point_defects.netcasting import Recast
@@ -92,7 +92,7 @@ def detect(
     detector = networks.detector_of(settings)
     on_progress(0.0, "finding the lattice")
     domains, area, region_warning = _domains_inside(image.data, settings, material, start)
-    _stop_if(should_stop)
+    stop_if(should_stop)
     lattice = domains[0].lattice
     calibration = image.calibration
     if settings.pixel_size_nm is not None:
@@ -162,7 +162,7 @@ def classify(
     where = detection.domain_map
     cells = cast_domains(detection.hexagons, where, image.data.shape)
     cells = cells_within(cells, settings.region)
-    _stop_if(should_stop)
+    stop_if(should_stop)
     several = len(where.domains) > 1
     cells = classify_domains(
         classifier.predict,
@@ -296,11 +296,6 @@ def analyze(
         should_stop=should_stop,
     )
     return appraise(image, detection, cells, settings)
-
-
-def _stop_if(should_stop: Callable[[], bool]) -> None:
-    if should_stop():
-        raise Stopped
 
 
 def _domains_inside(

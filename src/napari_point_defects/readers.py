@@ -22,6 +22,7 @@ from napari_point_defects.hdf5_files import read_emd, read_hspy
 from napari_point_defects.signals import (
     SignalInfo,
     check_claim,
+    damaged,
     load_entry,
     load_frame,
     read_rosettasciio,
@@ -56,15 +57,14 @@ def _check_ser(path: Path) -> None:
         file.seek(min(int.from_bytes(head[22 : 22 + width], "little"), size))
         file.seek(min(int.from_bytes(file.read(width), "little"), size))
         element = file.read(50)
-    damaged = PointDefectsError(f"{path.name} is damaged or cut short: copy it anew")
     # each element has an offset in the file
     if len(element) < 26 or count * width > size:
-        raise damaged
+        raise damaged(path)
     if int.from_bytes(head[6:10], "little") != _SER_SPECTRUM:
         shape = tuple(int.from_bytes(element[i : i + 4], "little") for i in (46, 42))
         check_claim(shape, 1, path)
         if len(element) < 50 or count * math.prod(shape) > size:
-            raise damaged
+            raise damaged(path)
 
 
 def _read_mrc(path: Path) -> list[SignalInfo]:
@@ -73,7 +73,7 @@ def _read_mrc(path: Path) -> list[SignalInfo]:
         shape = struct.unpack("<4I", file.read(16))[2::-1]
     if math.prod(shape) > path.stat().st_size:
         check_claim(shape[1:], 1, path)
-        raise PointDefectsError(f"{path.name} is damaged or cut short: copy it anew")
+        raise damaged(path)
     return read_rosettasciio(path, module="mrc")
 
 

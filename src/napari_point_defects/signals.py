@@ -116,6 +116,11 @@ class SignalInfo:
         return f"{self.name or 'untitled'} ({size} {self.kind})"
 
 
+def damaged(path: Path) -> PointDefectsError:
+    """Return what to raise for a file that cannot hold what it says."""
+    return PointDefectsError(f"{path.name} is damaged or cut short: copy it anew")
+
+
 def check_claim(shape: Sequence[int], itemsize: int, path: Path) -> None:
     """Refuse what a damaged or forged header claims, before it is allocated.
 

@@ -109,7 +109,7 @@ def _analyze_one(
     targets = output_paths(path.stem, out)
     files = list(targets.values())
     if report is not None:
-        from napari_point_defects.report.writing import report_path, report_paths
+        from napari_point_defects.report.writing import report_path, report_paths, write_report
 
         files += report_paths(report_path(report), targets).values()
     check_outputs(files, overwrite)
@@ -120,8 +120,6 @@ def _analyze_one(
         print(f"point-defects: {path.name}: warning: {warning}", file=sys.stderr)
     paths = write_results(analysis, out, overwrite)
     if report is not None:
-        from napari_point_defects.report.writing import write_report
-
         paths |= write_report(analysis, report, overwrite, written=paths)
     _print_census(analysis.census, path.name)
     typer.echo("  " + ", ".join(str(p) for p in paths.values()))

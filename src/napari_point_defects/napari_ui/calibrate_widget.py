@@ -48,7 +48,7 @@ from napari_point_defects.napari_ui.pane import Pane
 from napari_point_defects.napari_ui.remembered import Remembered, editor_part
 from napari_point_defects.napari_ui.ruler import Ruler
 from napari_point_defects.napari_ui.ruler_panel import RulerPanel
-from napari_point_defects.napari_ui.run_panel import RunPanel, report_error
+from napari_point_defects.napari_ui.run_panel import WARNING_STYLE, RunPanel, report_error
 from napari_point_defects.napari_ui.size_editor import SizeEditor
 from napari_point_defects.napari_ui.viewers import own_viewer
 from napari_point_defects.records import Calibration, Lattice
@@ -60,7 +60,6 @@ SOURCES = {
     "none": "",
 }
 SQUARE, KEEP, BOTH = "square pixels", "height to width as now", "height and width apart"
-_DISAGREES = "#bf6a00"
 _EQUAL = 5e-4  # rounds to 0.0 %
 
 
@@ -87,7 +86,7 @@ class CalibrateWidget(Pane):
         for label in (self.size, self.lattice_line, self.warning, self.message):
             label.setWordWrap(True)
             label.setTextFormat(Qt.TextFormat.RichText)
-        self.warning.setStyleSheet(f"color: {_DISAGREES};")
+        self.warning.setStyleSheet(WARNING_STYLE)
         self.from_file = QPushButton("Back to the file's")
         self.from_file.setToolTip(
             "<p>Take the pixel size that the image's file states; none where it states none.</p>"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,7 +68,7 @@ from napari_point_defects.results import output_paths
 
 if TYPE_CHECKING:
     from napari_point_defects.quality import Quality
-    from napari_point_defects.records import UnitCells
+    from napari_point_defects.records import StemImage, UnitCells
 
 FIELDS = ("alpha", "beta", "unsure_below", "classifier_weights")
 
@@ -198,36 +199,25 @@ class ClassifyWidget(Pane):
 
     def export(self, folder: Path, *, overwrite: bool = False) -> None:
         """Write table, census and overlay of the cells as they stand."""
-        editor = self.census.editor
-        try:
-            if editor is None:
-                raise PointDefectsError("there is nothing to export: classify point defects first")
-            link, cells = editor.link, editor.cells()
-            image = stem_image(image_layer(self._viewer.layers, link.image_id))
-        except PointDefectsError as error:
-            self.run.fail(error)
+        shown = self._shown("export")
+        if shown is None:
             return
+        image, link, cells = shown
 
         def done(_: bool) -> None:
             self.run.say(f"Written to {folder}")
             show_info(f"Table, census and overlay of {image.name} written to {folder}")
 
         work = writer(image, link, cells, folder, overwrite=overwrite)
-        title = f"Write the results of {image.name}"
-        self.run.start(title, work, done, cancel_tip=STOP_WRITING, keeps_late=True)
+        self._write(f"Write the results of {image.name}", work, done)
 
     def export_report(self, path: Path, *, overwrite: bool = False) -> None:
         """Write a page of the cells as they stand, and its data beside it."""
-        editor = self.census.editor
-        try:
-            if editor is None:
-                raise PointDefectsError("there is nothing to report: classify point defects first")
-            link, cells = editor.link, editor.cells()
-            image = stem_image(image_layer(self._viewer.layers, link.image_id))
-        except PointDefectsError as error:
-            self.run.fail(error)
+        shown = self._shown("report")
+        if shown is None:
             return
-        states = editor.snapshot["state"].value_counts()
+        image, link, cells = shown
+        states = self.census.editor.snapshot["state"].value_counts()
         decided = {state: int(n) for state, n in states.items() if state != "predicted"}
 
         def done(page: Path) -> None:
@@ -235,7 +225,23 @@ class ClassifyWidget(Pane):
             show_info(f"Report of {image.name} written to {page}")
 
         work = report_writer(image, link, cells, path, decided, overwrite=overwrite)
-        title = f"Write a report of {image.name}"
+        self._write(f"Write a report of {image.name}", work, done)
+
+    def _shown(self, to_do: str) -> tuple[StemImage, CellsLink, UnitCells] | None:
+        """Return the image and its cells as they stand; None, said why, where there are none."""
+        editor = self.census.editor
+        try:
+            if editor is None:
+                raise PointDefectsError(
+                    f"there is nothing to {to_do}: classify point defects first"
+                )
+            link, cells = editor.link, editor.cells()
+            return stem_image(image_layer(self._viewer.layers, link.image_id)), link, cells
+        except PointDefectsError as error:
+            self.run.fail(error)
+            return None
+
+    def _write(self, title: str, work: Callable[..., Any], done: Callable[[Any], None]) -> None:
         self.run.start(title, work, done, cancel_tip=STOP_WRITING, keeps_late=True)
 
     def _chosen(self) -> tuple[Shapes, HexagonsLink]:

@@ -8,11 +8,11 @@ from pathlib import Path
 from qtpy.QtWidgets import QFileDialog, QMessageBox, QWidget
 
 from napari_point_defects import appraisal, results
-from napari_point_defects.errors import Stopped
+from napari_point_defects.errors import stop_if
 from napari_point_defects.napari_ui import preferences
 from napari_point_defects.napari_ui.links import CellsLink
 from napari_point_defects.records import StemImage, UnitCells
-from napari_point_defects.report.writing import report_paths, write_report
+from napari_point_defects.report.writing import SUFFIXES, report_paths, write_report
 
 STOP_WRITING = "Stop; nothing is written then"
 
@@ -61,7 +61,7 @@ def ask_report(parent: QWidget, name: str) -> tuple[Path, bool] | None:
     if not chosen:
         return None
     path = Path(chosen)
-    if path.suffix.lower() not in (".html", ".htm"):
+    if path.suffix.lower() not in SUFFIXES:
         path = path.with_name(f"{path.name}.html")
     agreed = _may_replace(parent, report_paths(path).values())
     return None if agreed is None else (path, agreed)
@@ -86,8 +86,7 @@ def writer(
     def work(on_progress: Callable[[float, str], None], should_stop: Callable[[], bool]) -> bool:
         on_progress(0.0, "Measuring the image")
         analysis = appraisal.appraise(image, link.detection, cells, link.settings)
-        if should_stop():
-            raise Stopped
+        stop_if(should_stop)
         on_progress(0.5, "Writing")
         results.write_results(analysis, folder, overwrite=overwrite)
         return True

@@ -30,7 +30,7 @@ from napari_point_defects.napari_ui.corrections import (
 )
 from napari_point_defects.napari_ui.links import CellsLink
 from napari_point_defects.review import UNSURE_BELOW, is_unsure
-from napari_point_defects.weights import SHIPPED
+from napari_point_defects.weights import SHIPPED, version_of
 
 if TYPE_CHECKING:
     from napari_point_defects.analysis_settings import AnalysisSettings
@@ -218,7 +218,6 @@ def weights_version(settings: AnalysisSettings) -> str:
     """Return the version of the classifier's weights, from their model card."""
     path = settings.classifier_weights or SHIPPED["classifier"]
     try:
-        card = read_json(path.with_suffix(".json"))
-        return f"{path.stem}@{card['sha256'][:12]}"
+        return version_of(path, read_json(path.with_suffix(".json")))
     except (OSError, ValueError, KeyError, TypeError):
         return path.stem

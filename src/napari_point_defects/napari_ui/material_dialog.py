@@ -28,11 +28,11 @@ from napari_point_defects.materials import (
     own_materials,
     shadowing,
 )
+from napari_point_defects.napari_ui.run_panel import WARNING_STYLE
 from napari_point_defects.own_materials import add_material
 
 _METALS = ("Nb", "Ta", "V", "Ti", "Zr", "Hf", "Cr", "Mo", "W", "Re", "Pt")
 _CHALCOGENS = ("S", "Se", "Te")
-_ERROR_STYLE = "color: #bf6a00;"
 _MESSAGE_PX = 64  # so that the dialog does not jump while one types
 _WIDTH_PX = 380
 
@@ -141,7 +141,7 @@ class MaterialDialog(QDialog):
         )
 
     def _say(self, text: str, *, wrong: bool = False) -> None:
-        self.message.setStyleSheet(_ERROR_STYLE if wrong else "")
+        self.message.setStyleSheet(WARNING_STYLE if wrong else "")
         self.message.setText(text)
 
     def _lay_out(self) -> None:

@@ -10,13 +10,14 @@ from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QSizePolicy, QTableWi
 from qtpy.QtWidgets import QTableWidgetItem as Item
 
 from napari_point_defects.measured_quantities import quantities
+from napari_point_defects.napari_ui.run_panel import WARNING_COLOUR
 
 if TYPE_CHECKING:
     from napari_point_defects.measured import Measurement
     from napari_point_defects.measured_quantities import Quantity
 
 HEADINGS = ("Quantity", "Value", "95 % interval", "Unit")
-ODD_COLOUR = "#bf6a00"
+ODD_COLOUR = WARNING_COLOUR
 _RIGHT = Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
 _ROW_SPACE = 5
 _BORDERS = 8

@@ -5,7 +5,6 @@ A file that cannot be read is set aside, never overwritten, and the defaults hol
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 from platformdirs import user_config_path
 
 from napari_point_defects.errors import PointDefectsError
+from napari_point_defects.json_files import read_json
 from napari_point_defects.outputs import write_json
 
 _APP = "napari-point-defects"
@@ -45,7 +45,7 @@ def forget(section: str | None = None) -> None:
 def _read() -> dict[str, Any]:
     path = memory_file()
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         if content.pop("version") != _VERSION:
             raise ValueError("another version")
     except FileNotFoundError:

@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 import napari
 from napari.layers import Layer
 
-from napari_point_defects.errors import Stopped
+from napari_point_defects.errors import stop_if
 from napari_point_defects.napari_ui.export import STOP_WRITING, ask_folder
 from napari_point_defects.napari_ui.layer_chooser import LayerChooser
 from napari_point_defects.napari_ui.lifetime import listen
@@ -89,8 +89,7 @@ class ResultPane(Pane, Generic[_T]):
             on_progress: Callable[[float, str], None], should_stop: Callable[[], bool]
         ) -> None:
             on_progress(0.0, "Writing")
-            if should_stop():
-                raise Stopped
+            stop_if(should_stop)
             write()
 
         self.run.start(

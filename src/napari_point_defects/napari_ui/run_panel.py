@@ -18,8 +18,9 @@ from napari_point_defects.napari_ui.tasks import Task
 
 POLL_MS = 80
 _PAINT_MS = 30
-WARNING_STYLE = "color: #bf6a00;"
+WARNING_COLOUR = "#bf6a00"
 """An orange with a contrast of over 3 on napari's dark and on its light window."""
+WARNING_STYLE = f"color: {WARNING_COLOUR};"
 
 
 def report_error(error: Exception) -> str:

@@ -70,8 +70,7 @@ class ScoresView(QWidget):
     def set_colours(self, text: str, background: str) -> None:
         """Draw as the window's theme does."""
         self._colours = (text, background)
-        if self._retrained is not None:
-            self._show()
+        self._recolour()
 
     def _recolour(self) -> None:
         if self._retrained is not None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-import json
 import os
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -19,7 +18,8 @@ from PIL import Image
 from napari_point_defects.baselines.column_intensity import ColumnIntensities, column_intensities
 from napari_point_defects.census import cells_table
 from napari_point_defects.detections import Analysis
-from napari_point_defects.errors import PointDefectsError, Stopped
+from napari_point_defects.errors import PointDefectsError, stop_if
+from napari_point_defects.json_files import read_json
 from napari_point_defects.labels.images import content_hash
 from napari_point_defects.materials import DefectClass, get_material
 from napari_point_defects.outputs import write_json, write_overlay, write_table, write_together
@@ -28,7 +28,10 @@ from napari_point_defects.records import StemImage, UnitCells
 from napari_point_defects.report import sections
 from napari_point_defects.report.markup import POLICY, STYLE, Markup, element, joined
 from napari_point_defects.report.plots import Histogram, histogram
-from napari_point_defects.weights import SHIPPED
+from napari_point_defects.weights import SHIPPED, version_of
+
+SUFFIXES = (".html", ".htm")
+"""How the name of a report may end."""
 
 _DATA = {
     "cells": ("cells.csv", "every unit cell: place, class, probabilities"),
@@ -56,7 +59,7 @@ def report_path(text: str | Path) -> Path:
         If the name ends otherwise.
     """
     path = Path(text)
-    if path.suffix.lower() not in (".html", ".htm"):
+    if path.suffix.lower() not in SUFFIXES:
         raise PointDefectsError(f"{path.name}: a report's name ends in .html")
     return path
 
@@ -119,7 +122,7 @@ def write_report(
     with write_together(own, overwrite) as temporary:
         on_progress(0.0, "Measuring the columns")
         cells, columns = _columns_of(analysis)
-        _stop_if(should_stop)
+        stop_if(should_stop)
         on_progress(0.3, "Drawing the overlay")
         table = cells_table(analysis.cells, material, unsure_below=below)
         overlay = temporary.get("overlay")
@@ -135,7 +138,7 @@ def write_report(
                 unsure=table["unsure"].to_numpy(bool),
                 where=analysis.detection.domain_map,
             )
-        _stop_if(should_stop)
+        stop_if(should_stop)
         on_progress(0.8, "Writing")
         write_table(_columns_table(analysis, columns), temporary["columns"], True)
         if "cells" in temporary:
@@ -254,8 +257,8 @@ def _card(census: Mapping[str, Any]) -> dict[str, Any] | None:
     chosen = census["settings"].get("classifier_weights")
     path = Path(chosen) if chosen else SHIPPED["classifier"]
     try:
-        card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        version = f"{path.stem}@{card['sha256'][:12]}"
+        card = read_json(path.with_suffix(".json"))
+        version = version_of(path, card)
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return card if version == census["weights"].get("classifier") else None
@@ -297,8 +300,3 @@ def _relative(target: Path, page: Path) -> str:
         return Path(os.path.relpath(target.absolute(), page.absolute().parent)).as_posix()
     except ValueError:  # on another drive
         return target.name
-
-
-def _stop_if(should_stop: Callable[[], bool]) -> None:
-    if should_stop():
-        raise Stopped

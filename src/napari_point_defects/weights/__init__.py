@@ -38,7 +38,18 @@ class Weights:
     @property
     def version(self) -> str:
         """Name and first digits of the hash: what a census records."""
-        return f"{self.path.stem}@{self.card['sha256'][:12]}"
+        return version_of(self.path, self.card)
+
+
+def version_of(path: Path, card: dict[str, Any]) -> str:
+    """Return the version of weights from where they lie and what their card says.
+
+    Raises
+    ------
+    KeyError, TypeError
+        If it is no card.
+    """
+    return f"{path.stem}@{card['sha256'][:12]}"
 
 
 def save_weights(
