@@ -23,7 +23,7 @@ import torch
 
 from benchmarks.paper.cell_networks import (
     Crops,
-    halves_by_image_levels,
+    halves_of_own_extremes,
     predict,
     train,
     training_crops,
@@ -181,12 +181,12 @@ def _of_pixels(network: FcnClassifier) -> Method:
 
 def _of_cells(items: list, quick: bool) -> Method:
     crops, classes = training_crops(iter(items), _SEED)
-    network = train(halves_by_image_levels(crops), classes, epochs=1 if quick else 10)
+    network = train(halves_of_own_extremes(crops), classes, epochs=1 if quick else 10)
 
     def says(test: JudgedImage) -> Said:
         places = test.analysis.cells.chalcogen_px[test.rows]
         cut = Crops.cut(test.image.data, test.analysis.detection.lattice, places)
-        found = predict(network, halves_by_image_levels(cut))
+        found = predict(network, halves_of_own_extremes(cut))
         return Said(found.argmax(axis=1), _chalcogen_shares(found))
 
     return says
